@@ -1,0 +1,1 @@
+"""One hospital: the thin ClientApp and the service that has the scans."""

@@ -1,0 +1,1 @@
+"""The central trainer: schemes, losses, jobs, the report."""

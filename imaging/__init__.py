@@ -1,0 +1,1 @@
+"""Scans as files, as volumes and as slices; imports libraries only."""

@@ -1,0 +1,69 @@
+"""A scan or a mask with its place in the patient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+from numpy.typing import NDArray
+
+AXIAL = "SPL"
+"""Slices feet to head, rows front to back, columns right to left: the axial view as radiologists read it."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One scan or mask, slice by slice.
+
+    `array` (D, H, W) is slices × rows × columns; `affine` (4, 4) takes its index (k, i, j, 1) to millimetres in
+    RAS+ (nibabel's and NIfTI's world). `modality` is DICOM's code ("MR", "CT", "SEG") or "" where the file does not
+    say. `case` and `patient` are the site's own ids and never leave it.
+    """
+
+    array: NDArray[Any]
+    affine: NDArray[np.float64]
+    modality: str = ""
+    case: str = ""
+    patient: str = ""
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance of neighbours in millimetres, along slices, rows and columns."""
+        d, h, w = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(d), float(h), float(w)
+
+    @property
+    def corners_mm(self) -> NDArray[np.float64]:
+        """The eight corner voxels' centres, (8, 3), in RAS+ millimetres."""
+        ends = [(0, n - 1) for n in self.array.shape]
+        index = np.array([(*corner, 1) for corner in product(*ends)], dtype=np.float64)
+        return (index @ self.affine.T)[:, :3]
+
+    def with_array(self, array: NDArray[Any]) -> Volume:
+        """The same place and ids with other values; ValueError unless the shape is the same."""
+        if array.shape != self.array.shape:
+            raise ValueError(f"array {array.shape} does not fit the volume's {self.array.shape}")
+        return replace(self, array=array)
+
+
+def reorient(volume: Volume, axes: str = AXIAL) -> Volume:
+    """The same scan with its axes flipped and swapped, without interpolation, to point nearest to `axes`."""
+    turn = ornt_transform(nib.io_orientation(volume.affine), axcodes2ornt(tuple(axes)))
+    array = apply_orientation(volume.array, turn)
+    affine = volume.affine @ inv_ornt_aff(turn, volume.array.shape)
+    return replace(volume, array=array, affine=affine)
+
+
+def corner_distance_mm(a: Volume, b: Volume) -> float:
+    """How far the corners of two grids lie apart at most, in millimetres, whatever the order of their axes.
+
+    Infinite where the two hold different numbers of voxels along some axis.
+    """
+    a, b = reorient(a), reorient(b)
+    if a.array.shape != b.array.shape:
+        return float("inf")
+    return float(np.linalg.norm(a.corners_mm - b.corners_mm, axis=1).max())

@@ -1,0 +1,1 @@
+"""Networks by name, and what is read from inside them; imports libraries only."""

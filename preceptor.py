@@ -1,0 +1,66 @@
+"""The roof: joins the rooms' commands to `preceptor …`, and prints an InputError without a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+from rich.console import Console
+
+from client.commands import evaluate_command, site_app
+from distill.commands import distill_command, report_command, schemes_command
+from imaging.commands import phantom_command
+from imaging.errors import InputError
+from models.commands import models_command
+from server.commands import simulate_command
+from study.commands import study_command
+
+app = typer.Typer(
+    name="preceptor",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Hospitals train teachers on scans that never leave; a light student learns from their answers.
+
+**Try it:** `preceptor simulate studies/prostate.toml` plays three hospitals on this machine and writes a report.
+
+**At a hospital:** `preceptor site check FOLDER`, then `preceptor site serve site.toml`.
+
+**In the centre:** `preceptor distill RUN --scheme amtkd`, then `preceptor report RUN`.
+""",
+)
+app.command("simulate")(simulate_command)
+app.command("phantom")(phantom_command)
+app.add_typer(site_app, name="site")
+app.command("distill")(distill_command)
+app.command("evaluate")(evaluate_command)
+app.command("report")(report_command)
+app.command("study")(study_command)
+app.command("models")(models_command)
+app.command("schemes")(schemes_command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; an InputError is one clear line on standard error and exit code 1."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations otherwise asks its server at import
+    try:
+        app(arguments)
+    except InputError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+def escape(text: str) -> str:
+    """Text whose square brackets Rich leaves alone."""
+    from rich.markup import escape as rich_escape
+
+    return rich_escape(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -18,22 +18,24 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises: InputError when the disk is full or not writable; nothing half-written stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary, former = (path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{kind}") for kind in ("tmp", "old"))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _sync(temporary)
         if path.is_dir():  # rename replaces files, not folders with something in them
-            shutil.rmtree(path)
+            path.replace(former)
         temporary.replace(path)
-        _sync(path.parent)
+        _sync_one(path.parent)
     except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror or error})", where=path, fix="free some space or choose another folder") from error
+        raise InputError(
+            f"cannot be written ({error.strerror or error})",
+            where=path,
+            fix="free some space or choose another folder",
+        ) from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        for leftover in (temporary, former):
+            _remove(leftover)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -47,10 +49,20 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    elif path.exists():
+        path.unlink()
+
+
 def _sync(path: Path) -> None:
-    for member in sorted(path.rglob("*")) if path.is_dir() else ():
-        if member.is_file():
-            _sync(member)
+    """Have a file, or a folder with all that is in it, on the disk."""
+    for member in (*path.rglob("*"), path) if path.is_dir() else (path,):
+        _sync_one(member)
+
+
+def _sync_one(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,0 +1,167 @@
+"""A scan as the network sees it: axial slices of one spacing, size and scale of intensities, and the way back.
+
+Both ends of a query must prepare alike; `Preprocess.fingerprint` is what they compare. Images are float16 from here
+on, in the cache, on the wire and for every network, so that teacher and student see the same values to the last bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from imaging.errors import InputError
+from imaging.grid import Axis, Grid, grid_of, to_native
+from imaging.volume import Volume, reorient
+
+__all__ = ["NO_MASK", "Axis", "Grid", "Prepared", "Preprocess", "prepare", "to_native"]
+
+PREPROCESS_VERSION = 1
+"""Part of the fingerprint; goes up when this file prepares a scan differently."""
+NO_MASK = 255
+"""Mask value of a slice nobody has outlined."""
+
+Pixels = Annotated[int, Field(ge=8, le=4096)]
+Millimetres = Annotated[float, Field(gt=0)]
+
+
+class Preprocess(BaseModel):
+    """`[preprocess]` of study.toml: how a scan becomes the slices a network sees, at every site and centrally."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    size: tuple[Pixels, Pixels] = (384, 384)
+    """Rows and columns of a slice, cropped or padded about the scan's centre (AMTKD, section 4.4.1: 384 × 384)."""
+    spacing_mm: tuple[Millimetres, Millimetres] | None = None
+    """Millimetres between rows and between columns, resampled in the plane; the scan's own when absent."""
+    normalise: Literal["percentile-zscore", "window"] = "percentile-zscore"
+    """MR: clip at `percentiles`, then mean 0 and deviation 1 a scan. CT: clip to `window_hu`, then scale to [-1, 1]."""
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    """MR: intensities are clipped here; taken, as mean and deviation, over the field of view without empty padding."""
+    window_hu: tuple[float, float] = (-160.0, 240.0)
+    """CT: the window's lower and upper end in Hounsfield units; as it stands, soft tissue of the abdomen."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise ValueError("`percentiles` holds a lower and a higher share of 100, such as [0.5, 99.5]")
+        if not self.window_hu[0] < self.window_hu[1]:
+            raise ValueError("`window_hu` holds a lower and a higher number of Hounsfield units, such as [-160, 240]")
+        return self
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change with any setting, and with this file's version."""
+        note = {"version": PREPROCESS_VERSION, **self.model_dump(mode="json")}
+        return hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """`images` (N, H, W) float16, `masks` (N, H, W) uint8 (`NO_MASK` throughout without one), and the way back."""
+
+    images: NDArray[np.float16]
+    masks: NDArray[np.uint8]
+    grid: Grid
+
+
+def prepare(image: Volume, mask: Volume | None, plan: Preprocess, *, classes: int | None = None) -> Prepared:
+    """One scan, and its mask on the same voxels, as axial slices from feet to head.
+
+    Padding takes the lower end of the clipped intensities in `images` and 0 in `masks`.
+    Raises: InputError when the image has no three axes, is not finite or holds one value only; when the mask has
+    another shape, values that are no class (all below `classes`), or nothing outlined inside the slices.
+    """
+    _check_image(image)
+    axial = reorient(image)
+    grid = grid_of(image, plan.size, plan.spacing_mm)
+    images = _normalise(grid.to_slices(axial.array), grid.covered(), plan, where=image.case or None)
+    if mask is None:
+        return Prepared(images, np.full(images.shape, NO_MASK, np.uint8), grid)
+    _check_mask(mask, image, classes)
+    masks = _labels(reorient(mask).array, grid)
+    if not masks.any():
+        raise InputError(
+            "nothing is outlined where the network looks (the mask is empty, or off the scan's centre)",
+            where=image.case or None,
+            fix="outline the organ, remove the mask, or widen the study's `preprocess.size`",
+        )
+    return Prepared(images, masks, grid)
+
+
+def _check_image(image: Volume) -> None:
+    where = image.case or None
+    if image.array.ndim != 3 or 0 in image.array.shape:
+        raise InputError(
+            f"the image is {' × '.join(map(str, image.array.shape))}, not slices × rows × columns",
+            where=where,
+            fix="export one three-dimensional scan a case",
+        )
+    if not np.isfinite(image.array).all():
+        raise InputError("the image holds NaN or infinity", where=where, fix="export the scan again")
+    if image.array.min() == image.array.max():
+        raise InputError("the image holds one value only", where=where, fix="export the scan again")
+
+
+def _check_mask(mask: Volume, image: Volume, classes: int | None) -> None:
+    where = image.case or None
+    if reorient(mask).array.shape != reorient(image).array.shape:
+        raise InputError(
+            f"the mask has {mask.array.shape} voxels, its image {image.array.shape}",
+            where=where,
+            fix="export the mask on the image's grid",
+        )
+    values = np.unique(mask.array)
+    highest = NO_MASK - 1 if classes is None else classes - 1
+    foreign = values[(values < 0) | (values > highest) | (values != np.round(values))]
+    if foreign.size:
+        raise InputError(
+            f"the mask holds {', '.join(f'{value:g}' for value in foreign[:5])}, classes are 0 to {highest}",
+            where=where,
+            fix="renumber the mask's labels to the order of `task.classes`",
+        )
+
+
+def _normalise(
+    slices: NDArray[np.float32], covered: NDArray[np.bool_], plan: Preprocess, *, where: str | None
+) -> NDArray[np.float16]:
+    """Clipped and scaled by what the network sees of the scan: scanners differ in how much air lies around that."""
+    low, high, centre, scale = _window(plan) if plan.normalise == "window" else _spread(slices[:, covered], plan)
+    if scale == 0:
+        raise InputError("the image is flat where the network looks", where=where, fix="widen `preprocess.size`")
+    scaled = (np.clip(slices, low, high) - centre) / scale
+    return np.where(covered, scaled, (low - centre) / scale).astype(np.float16)
+
+
+def _window(plan: Preprocess) -> tuple[float, float, float, float]:
+    """Both ends to clip at, centre and scale: the window becomes [-1, 1]."""
+    low, high = plan.window_hu
+    return low, high, (low + high) / 2, (high - low) / 2
+
+
+def _spread(seen: NDArray[np.float32], plan: Preprocess) -> tuple[float, float, float, float]:
+    """Both ends to clip at, mean and deviation.
+
+    All without the lowest value: scanners and de-identification fill with it what they leave out.
+    """
+    seen = seen[seen > seen.min()]
+    if not seen.size:
+        return 0.0, 0.0, 0.0, 0.0
+    low, high = np.percentile(seen, plan.percentiles).tolist()
+    kept = np.clip(seen, low, high)
+    return low, high, float(kept.mean(dtype=np.float64)), float(kept.std(dtype=np.float64))
+
+
+def _labels(planes: NDArray[Any], grid: Grid) -> NDArray[np.uint8]:
+    """The class that covers most of each slice pixel, (D, H, W); a class at a time, to spare memory."""
+    best = np.zeros((len(planes), grid.rows.size, grid.columns.size), np.float32)
+    labels = np.zeros(best.shape, np.uint8)
+    for value in np.unique(planes):
+        share = grid.to_slices(planes == value)
+        labels[share > best] = value
+        np.maximum(best, share, out=best)
+    return labels

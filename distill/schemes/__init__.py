@@ -1,1 +1,46 @@
 """Training schemes, one paper a file."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from imaging.errors import InputError
+from study.plan import Distill, unknown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from distill.schemes.base import Scheme
+
+SCHEMES = {
+    "supervised": "distill.schemes.supervised:Supervised",
+    "mono-teacher": "distill.schemes.mono:MonoTeacher",
+    "uniform": "distill.schemes.uniform:Uniform",
+    "amtkd": "distill.schemes.amtkd:Amtkd",
+}
+"""Id -> module and class; loaded when asked for, since they import torch."""
+
+
+def names() -> list[str]:
+    """Ids of all schemes, the plainest first."""
+    return list(SCHEMES)
+
+
+def check(name: str) -> None:
+    """InputError with the nearest id unless a scheme is called so."""
+    if name not in SCHEMES:
+        raise InputError(unknown("scheme", name, names()), fix="`preceptor schemes` tells what each does")
+
+
+def scheme_class(name: str) -> type[Scheme]:
+    """The class of that id; InputError if there is none."""
+    check(name)
+    module, _, title = SCHEMES[name].partition(":")
+    found: type[Scheme] = getattr(import_module(module), title)
+    return found
+
+
+def create(name: str, student: nn.Module, plan: Distill, classes: int) -> Scheme:
+    """The scheme of that id around a student, under `[distill]` of study.toml."""
+    return scheme_class(name)(student, plan, classes)

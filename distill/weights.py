@@ -1,0 +1,77 @@
+"""How much each teacher is heard on each slice: the weights w_j of AMTKD, section 3.3, and other laws for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from distill.losses.dice import dice_loss
+
+Law = Callable[[Tensor, Tensor], Tensor]
+"""Dice losses (N, T) and which answers are there (N, T) bool -> weights (N, T), each row adding up to 1."""
+
+
+def as_printed(losses: Tensor, answered: Tensor) -> Tensor:
+    """w_j = L_j / sum_k L_k: as the paper prints it, the worse teacher gets more."""
+    return shares(losses, answered)
+
+
+def agreement(losses: Tensor, answered: Tensor) -> Tensor:
+    """w_j = (1 - L_j) / sum_k (1 - L_k): each teacher's share of the Dice, so that the better one gets more.
+
+    Departs: the weight after Eq. 7 divides the losses themselves.
+    """
+    return shares(1 - losses, answered)
+
+
+def agreement_softmax(losses: Tensor, answered: Tensor, *, tau: float = 0.1) -> Tensor:
+    """Softmax of -L / tau over teachers: sharper than `agreement`. Departs: not in the paper."""
+    best = losses.where(answered, torch.inf).amin(1, keepdim=True)
+    return shares(((best - losses) / tau).clamp_max(0).exp(), answered)
+
+
+LAWS: dict[str, Law] = {
+    "agreement": agreement,
+    "as-printed": as_printed,
+    "agreement-softmax": agreement_softmax,
+}
+
+
+def shares(scores: Tensor, answered: Tensor) -> Tensor:
+    """Scores (N, T) divided by their sum a slice; a missing answer weighs 0, and the others the same where all are 0.
+
+    A slice that nobody answered gets zeros throughout.
+    """
+    present = answered.to(scores.dtype)
+    scores = scores * present
+    tiny = torch.finfo(scores.dtype).tiny
+    scores = torch.where(scores.sum(1, keepdim=True) > tiny, scores, present)
+    return scores / scores.sum(1, keepdim=True).clamp_min(tiny)
+
+
+@torch.no_grad()
+def teacher_losses(probs: Tensor, mask: Tensor, labelled: Tensor, answered: Tensor) -> Tensor:
+    """Every teacher's Dice loss on every slice, (N, T), without gradient.
+
+    Shapes: probs (N, T, C, H, W) at temperature 1; mask (N, H, W) int; labelled (N,) bool; answered (N, T) bool.
+    A slice without a mask is judged by the consensus of those who answered it: the class that the uniform mixture of
+    their probabilities holds most likely. Departs: the paper has a mask for every slice.
+    """
+    n, t = probs.shape[:2]
+    reference = torch.where(labelled[:, None, None], mask, consensus(probs, answered))
+    return dice_loss(probs.flatten(0, 1), reference.repeat_interleave(t, 0)).view(n, t)
+
+
+def consensus(probs: Tensor, answered: Tensor) -> Tensor:
+    """The most likely class under the uniform mixture of those who answered, (N, T, C, H, W) -> (N, H, W) int64."""
+    return mixture(probs, shares(torch.ones_like(answered, dtype=probs.dtype), answered)).argmax(1)
+
+
+def mixture(probs: Tensor, weights: Tensor) -> Tensor:
+    """sum_j w_j p_j: (N, T, C, H, W) and (N, T) -> (N, C, H, W). Source: AMTKD, section 3.3.
+
+    Departs: printed "w_j sum_j p_j", which has a j outside its sum.
+    """
+    return torch.einsum("ntchw,nt->nchw", probs, weights.to(probs.dtype))

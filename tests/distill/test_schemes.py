@@ -1,0 +1,192 @@
+"""Every scheme on a small student: which terms, over which slices, and what leaves with the student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from distill import schemes
+from distill.losses.attention import attention_transfer
+from distill.losses.contrast import contrast_distance
+from distill.losses.dice import dice_loss
+from distill.losses.kl import soften, teacher_first_kl
+from distill.losses.lovasz import lovasz_softmax
+from distill.schemes.base import Batch, Scheme, TeacherBatch
+from imaging.errors import InputError
+from models.knowledge import attention_map, region_contrast
+from study.plan import Amtkd, Distill
+
+Student = Callable[[int], nn.Module]
+MakeBatch = Callable[..., Batch]
+DISTILLING = [name for name in schemes.names() if name != "supervised"]
+
+
+def scheme(name: str, student: Student, classes: int = 3, **options: object) -> Scheme:
+    return schemes.create(name, student(classes), Distill(amtkd=Amtkd.model_validate(options)), classes)
+
+
+def answers_of(batch: Batch) -> TeacherBatch:
+    assert batch.teachers is not None
+    return batch.teachers
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("name", schemes.names())
+def test_every_term_is_a_scalar_that_moves_the_student(
+    name: str, classes: int, student: Student, batch: MakeBatch
+) -> None:
+    learner = scheme(name, student, classes)
+    terms = learner.loss(batch(classes, teachers=1 if name == "mono-teacher" else 3))
+    expected = {"dice", "lovasz"} | (set() if name == "supervised" else {"kl", "attention", "contrast"})
+    assert set(terms) == expected
+    for term in terms.values():
+        assert term.shape == ()
+        assert term.isfinite()
+        learner.zero_grad()
+        term.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in learner.student.parameters())
+
+
+def test_amtkd_is_equations_1_to_7_written_out(student: Student, batch: MakeBatch) -> None:
+    """Slice by slice and teacher by teacher, as the equations stand, against the batched form."""
+    learner, data = scheme("amtkd", student), batch(3)
+    answers = answers_of(data)
+    net = learner.student.eval()
+    encoder, decoder = hooked(net)
+    logits = net(data.images)
+    expected = dict.fromkeys(("dice", "lovasz", "kl", "attention", "contrast"), torch.zeros(()))
+    for n in range(5):
+        mask, labelled = data.masks[n : n + 1], n < 3
+        probs = answers.logits[n].softmax(1)
+        reference = mask if labelled else probs.mean(0).argmax(0)[None]
+        losses = torch.stack([dice_loss(probs[j : j + 1], reference)[0] for j in range(3)])
+        w = (1 - losses) / (1 - losses).sum()
+        target = sum(w[j] * soften(answers.logits[n, j : j + 1]) for j in range(3))
+        assert isinstance(target, torch.Tensor)
+        expected["kl"] = expected["kl"] + 0.1 * teacher_first_kl(logits[n : n + 1], target)[0] / 5
+        for tap, features in (("encoder", encoder[-1]), ("decoder", decoder[-1])):
+            own, valid = region_contrast(features[n : n + 1], mask, 3)
+            for j in range(3):
+                at = attention_transfer(attention_map(features[n : n + 1]), answers.attention[tap][j][n : n + 1])
+                expected["attention"] = expected["attention"] + 0.1 * w[j] * at[0] / 5
+                if labelled:
+                    rc = contrast_distance(own, answers.contrast[tap][n : n + 1, j], valid)
+                    expected["contrast"] = expected["contrast"] + 0.1 * w[j] * rc[0] / 3
+        if labelled:
+            own_probs = logits[n : n + 1].softmax(1)
+            expected["dice"] = expected["dice"] + 0.2 * dice_loss(own_probs, mask)[0] / 3
+            expected["lovasz"] = expected["lovasz"] + 0.3 * lovasz_softmax(own_probs, mask)[0] / 3
+    assert_close(learner.loss(data), expected)
+
+
+def hooked(net: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    kept: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+    for name, outputs in zip(("encoder", "decoder"), kept, strict=True):
+        net.get_submodule(name).register_forward_hook(lambda _m, _a, out, keep=outputs: keep.append(out))
+    return kept
+
+
+def test_uniform_hears_all_alike_and_mono_is_amtkd_with_one_teacher(student: Student, batch: MakeBatch) -> None:
+    data = batch(3)
+    answers = answers_of(data)
+    weights = scheme("uniform", student).weights(answers, data.masks, data.labelled)
+    assert_close(weights, torch.full((5, 3), 1 / 3))
+    alone = batch(3, teachers=1)
+    mono, amtkd = scheme("mono-teacher", student), scheme("amtkd", student)
+    amtkd.load_state_dict(mono.state_dict())
+    assert_close(mono.loss(alone), amtkd.loss(alone))
+
+
+def test_the_law_decides_who_is_heard(student: Student, batch: MakeBatch) -> None:
+    data = batch(2, unlabelled=0)
+    answers = answers_of(data)
+    answers.logits[:, 0] = 8 * torch.nn.functional.one_hot(data.masks, 2).movedim(3, 1).float()  # teacher 0 is right
+    shares = {
+        law: scheme("amtkd", student, 2, law=law).weights(answers, data.masks, data.labelled)[:, 0]
+        for law in ("agreement", "as-printed", "agreement-softmax")
+    }
+    assert (shares["as-printed"] < 0.01).all()
+    assert (shares["agreement"] > 1 / 3).all()
+    assert (shares["agreement-softmax"] > shares["agreement"]).all()
+
+
+@pytest.mark.parametrize("name", ["uniform", "amtkd"])
+def test_a_missing_answer_is_as_if_there_were_no_such_teacher(name: str, student: Student, batch: MakeBatch) -> None:
+    learner, data = scheme(name, student), batch(3)
+    answers = answers_of(data)
+    answers.answered[:, 1] = False
+    kept = [0, 2]
+    without = TeacherBatch(
+        logits=answers.logits[:, kept],
+        answered=answers.answered[:, kept],
+        attention={tap: [maps[j] for j in kept] for tap, maps in answers.attention.items()},
+        contrast={tap: rc[:, kept] for tap, rc in answers.contrast.items()},
+        valid={tap: valid[:, kept] for tap, valid in answers.valid.items()},
+    )
+    learner.student.eval()
+    assert_close(learner.loss(data), learner.loss(replace(data, teachers=without)))
+
+
+def test_a_slice_that_nobody_answered_teaches_by_its_mask_alone(student: Student, batch: MakeBatch) -> None:
+    learner, data = scheme("amtkd", student), batch(3)
+    answers = answers_of(data)
+    learner.student.eval()
+    answers.answered[0] = False
+    terms = learner.loss(data)
+    answers.logits[0] += 3.0
+    answers.contrast["encoder"][0] -= 0.5
+    again = learner.loss(data)
+    assert_close(terms, again)
+    answers.answered[:] = False
+    assert {name for name, term in learner.loss(data).items() if term == 0} == {"kl", "attention", "contrast"}
+
+
+def test_without_any_mask_only_the_teachers_speak(student: Student, batch: MakeBatch) -> None:
+    terms = scheme("amtkd", student).loss(batch(3, unlabelled=5))
+    assert {name for name, term in terms.items() if term == 0} == {"dice", "lovasz", "contrast"}
+    torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+
+
+def test_softened_logits_alone_need_nothing_else(student: Student, batch: MakeBatch) -> None:
+    learner, data = scheme("amtkd", student, alpha=0.0), batch(3)
+    assert learner.needs.contents == ("logits",)
+    answers = answers_of(data)
+    bare = replace(data, teachers=TeacherBatch(answers.logits, answers.answered))
+    assert set(learner.loss(bare)) == {"dice", "lovasz", "kl"}
+
+
+@pytest.mark.parametrize("name", schemes.names())
+def test_the_student_leaves_with_nothing_of_the_scheme_in_it(name: str, student: Student, batch: MakeBatch) -> None:
+    net = student(3)
+    before = set(net.state_dict())
+    learner = schemes.create(name, net, Distill(), 3)
+    learner.loss(batch(3, teachers=1 if name == "mono-teacher" else 3))
+    assert learner.student is net
+    assert set(net.state_dict()) == before
+    assert type(net)(3).load_state_dict(net.state_dict())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def test_needs_say_what_each_scheme_asks_of_the_sites() -> None:
+    needs = {name: schemes.create(name, nn.Identity(), Distill(), 2).needs for name in schemes.names()}
+    assert {name: need.teachers for name, need in needs.items()} == {
+        "supervised": "none", "mono-teacher": "one", "uniform": "all", "amtkd": "all",
+    }  # fmt: skip
+    assert not needs["supervised"].unlabelled
+    assert all(needs[name].contents == ("logits", "attention", "contrast") for name in DISTILLING)
+
+
+def test_an_unknown_scheme_is_answered_with_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean `amtkd`"):
+        schemes.create("amtdk", nn.Identity(), Distill(), 2)
+
+
+def test_a_batch_goes_to_a_device_whole(batch: MakeBatch) -> None:
+    moved = batch(3).to(torch.device("meta"))
+    assert {moved.images.device.type, answers_of(moved).attention["encoder"][1].device.type} == {"meta"}
+    assert replace(moved, teachers=None).to(torch.device("meta")).teachers is None

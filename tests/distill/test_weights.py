@@ -1,0 +1,104 @@
+"""Weights of teachers a slice: the worked figures, the limits, and what a missing answer or mask does."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis.strategies import floats, lists, sampled_from
+from torch import Tensor
+from torch.testing import assert_close
+
+from distill.losses.dice import dice_loss
+from distill.losses.kl import teacher_first_kl
+from distill.weights import LAWS, consensus, mixture, teacher_losses
+
+near = partial(assert_close, atol=1e-6, rtol=0.0)
+
+
+def weights(law: str, losses: list[float], answered: list[bool] | None = None) -> Tensor:
+    there = torch.tensor([answered if answered is not None else [True] * len(losses)])
+    return LAWS[law](torch.tensor([losses], dtype=torch.float64), there)[0]
+
+
+@pytest.mark.parametrize(
+    ("law", "losses", "expected"),
+    [
+        ("as-printed", [0.2, 0.3, 0.5], [0.2, 0.3, 0.5]),
+        ("agreement", [0.2, 0.3, 0.5], [0.4, 0.35, 0.25]),
+        ("agreement-softmax", [0.2, 0.3, 0.5], [0.70538451, 0.25949646, 0.03511903]),
+        ("agreement", [0.1, 0.9], [0.9, 0.1]),
+        ("as-printed", [0.0, 0.0], [0.5, 0.5]),
+        ("agreement", [1.0, 1.0], [0.5, 0.5]),
+    ],
+)
+def test_weights_worked(law: str, losses: list[float], expected: list[float]) -> None:
+    near(weights(law, losses), torch.tensor(expected, dtype=torch.float64))
+
+
+@given(law=sampled_from(sorted(LAWS)), losses=lists(floats(0, 1), min_size=1, max_size=5))
+def test_every_law_shares_out_one(law: str, losses: list[float]) -> None:
+    got = weights(law, losses)
+    assert_close(got.sum(), torch.tensor(1.0, dtype=torch.float64))
+    assert (got >= 0).all()
+
+
+@pytest.mark.parametrize("law", sorted(LAWS))
+@pytest.mark.parametrize("loss", [0.0, 0.4, 1.0])
+def test_one_teacher_gets_all(law: str, loss: float) -> None:
+    assert weights(law, [loss]).tolist() == [1.0]
+
+
+@pytest.mark.parametrize("law", sorted(LAWS))
+def test_a_missing_answer_weighs_nothing_and_the_others_fill_its_place(law: str) -> None:
+    got = weights(law, [0.2, 0.0, 0.5], [True, False, True])
+    assert_close(got[[0, 2]], weights(law, [0.2, 0.5]))
+    assert got[1] == 0
+    assert weights(law, [0.2, 0.5], [False, False]).tolist() == [0.0, 0.0]
+
+
+def test_the_mixture_is_the_weighted_mean_of_probabilities() -> None:
+    probs = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], dtype=torch.float64)[None, :, :, None, None]
+    w = torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)
+    mixed = mixture(probs, w)
+    near(mixed.flatten(), torch.tensor([0.46, 0.54], dtype=torch.float64))
+    even = torch.zeros(1, 2, 1, 1, dtype=torch.float64)
+    kl = teacher_first_kl(even, mixed, temperature=1.0)
+    apart = sum(float(w[0, j]) * teacher_first_kl(even, probs[:, j], temperature=1.0) for j in range(3))
+    near(torch.stack([kl, torch.as_tensor(apart)]).flatten(), torch.tensor([0.00320342, 0.17602587]).double())
+
+
+def three_teachers() -> tuple[Tensor, Tensor]:
+    """Probabilities of three teachers on two slices of three classes, (2, 3, 3, 5, 7), and a mask."""
+    generator = torch.Generator().manual_seed(0)
+    probs = torch.randn(2, 3, 3, 5, 7, generator=generator).mul(3).softmax(2)
+    return probs, torch.randint(3, (2, 5, 7), generator=generator)
+
+
+def test_a_labelled_slice_is_judged_by_its_mask_and_the_other_by_the_consensus() -> None:
+    probs, mask = three_teachers()
+    everyone = torch.ones(2, 3, dtype=torch.bool)
+    mask[1] = 255
+    losses = teacher_losses(probs, mask, torch.tensor([True, False]), everyone)
+    agreed = probs.mean(1).argmax(1)
+    for j in range(3):
+        assert_close(losses[0, j], dice_loss(probs[:1, j], mask[:1])[0])
+        assert_close(losses[1, j], dice_loss(probs[1:, j], agreed[1:])[0])
+
+
+def test_an_absent_teacher_has_no_say_in_the_consensus() -> None:
+    probs, _ = three_teachers()
+    answered = torch.tensor([[True, True, True], [False, True, False]])
+    agreed = consensus(probs, answered)
+    assert_close(agreed[0], probs[0].mean(0).argmax(0))
+    assert_close(agreed[1], probs[1, 1].argmax(0))
+
+
+def test_weights_carry_no_gradient() -> None:
+    probs, mask = three_teachers()
+    probs.requires_grad_()
+    assert not teacher_losses(
+        probs, mask, torch.ones(2, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool)
+    ).requires_grad

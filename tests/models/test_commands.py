@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+from io import StringIO
+from typing import Any
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from imaging.errors import InputError
+from models.commands import models_command, row, table
+from models.registry import spec
+
+APP = typer.Typer()
+APP.command("models")(models_command)
+
+
+def as_json(*arguments: str) -> list[dict[str, Any]]:
+    answer = CliRunner().invoke(APP, [*arguments, "--json"], catch_exceptions=False)
+    assert answer.exit_code == 0
+    rows: list[dict[str, Any]] = json.loads(answer.stdout)
+    return rows
+
+
+def test_json_lists_one_network_beside_the_paper() -> None:
+    (row,) = as_json("enet")
+    assert (row["name"], row["role"], row["parameters"], row["paper_parameters"]) == (
+        "enet",
+        "student",
+        353_761,
+        353_000,
+    )
+    assert row["flops"] == pytest.approx(2.24e9, rel=1e-3)
+    assert row["paper_flops"] == 2_200_000_000
+    assert row["taps"] == {"encoder": {"channels": 128, "stride": 8}, "decoder": {"channels": 16, "stride": 2}}
+    assert row["size_multiple"] == 8
+
+
+def test_other_networks_than_the_papers_stand_without_its_figures() -> None:
+    (four,) = as_json("espnet", "--classes", "4")
+    assert four["paper_flops"] is None
+    assert four["parameters"] > 183_725
+    (small,) = as_json("pspnet", "--encoder", "tu-mobilenetv3_small_050")
+    assert small["paper_parameters"] is None
+    assert small["options"] == {"encoder": "tu-mobilenetv3_small_050"}
+
+
+def test_an_encoder_lists_the_networks_that_take_one() -> None:
+    rows = as_json("--encoder", "tu-mobilenetv3_small_050")
+    assert [row["name"] for row in rows] == ["pspnet", "fcn", "deeplabv3plus"]
+
+
+def test_the_table_holds_the_longest_figures_within_80_columns() -> None:
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(table([row(spec(name), 2, {}) for name in ("deeplabv3plus", "resnext101")]))
+    shown = console.export_text()
+    for figure in ("54,749,010 (56.8)", "273.75 (273.94)", "86,740,162 (86.74)", "96.55 (96.54)", "2048/32, 2048/32"):
+        assert figure in shown
+
+
+def test_without_json_a_table_is_printed() -> None:
+    answer = CliRunner().invoke(APP, ["espnet"], catch_exceptions=False)
+    assert "183,725 (0.183)" in answer.stdout
+
+
+def test_an_encoder_for_a_network_without_one_is_refused() -> None:
+    with pytest.raises(InputError, match="network `enet` has no option `encoder`"):
+        CliRunner().invoke(APP, ["enet", "--encoder", "resnet18"], catch_exceptions=False)
+
+
+def test_help_teaches_by_example() -> None:
+    answer = CliRunner().invoke(APP, ["--help"])
+    assert "preceptor models enet --classes 4" in answer.stdout

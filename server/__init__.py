@@ -1,1 +1,1 @@
-"""The coordinator: who is here, what was asked, what came back; and the simulation that starts it all on one machine."""
+"""The coordinator: who is here, what was asked, what came back; and the simulation that starts it all."""

@@ -1,0 +1,62 @@
+"""`preceptor simulate`: a whole study on this machine."""
+
+from __future__ import annotations
+
+import signal
+import time
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from server.words import PARTS, duration
+
+Part = Enum("Part", {part: part for part in PARTS})  # type: ignore[misc]  # typer wants an enumeration
+LAST = list(Part)[-1]
+
+
+def simulate_command(
+    study: Annotated[Path, typer.Argument(help="The study.toml; `preceptor study` explains its keys.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder; `runs/NAME` unless given.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the study's own.", show_default=False)] = None,
+    until: Annotated[Part, typer.Option(help="Stop after this part.")] = LAST,
+) -> None:
+    """Play a whole study on this machine: every hospital, the coordinator and the central trainer as processes of it.
+
+    `preceptor simulate studies/prostate.toml` writes the hospitals' phantoms, trains their teachers, collects their
+    answers, distils the students, evaluates them at the hospitals and writes `runs/prostate/report.html`.
+
+    `preceptor simulate studies/prostate.toml --seed 1` does so with other draws, in `runs/prostate-seed-1`.
+
+    Ctrl-C stops everything; the same command goes on from there.
+    """
+    from rich.console import Console
+
+    from imaging.errors import InputError
+    from server.simulation import simulate
+    from study.plan import read_study
+
+    plan = read_study(study)
+    if seed is not None:
+        plan = plan.model_copy(update={"seed": seed})
+    folder = (out or Path("runs") / (plan.name if seed is None else f"{plan.name}-seed-{seed}")).resolve()
+    console, started = Console(soft_wrap=True), time.monotonic()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        simulate(plan, folder, console, until=until.value)
+    except KeyboardInterrupt:
+        console.print("\nStopped, with every process that was started. Run the same command again to go on.")
+        raise typer.Exit(130) from None
+    except InputError:
+        console.print(f"Stopped. What is done is kept in {folder}: the same command goes on from there.")
+        raise
+    console.print(f"Done in {duration(time.monotonic() - started)}.")
+    if until is LAST:
+        console.print(f"The report: [bold]{folder / 'report.html'}[/]", highlight=False)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    """A polite request to end is Ctrl-C to us."""
+    raise KeyboardInterrupt

@@ -1,0 +1,147 @@
+"""The coordinator's one loop: asks every site what its phase has for it, sends again, puts away what comes back.
+
+Flower delivers a message at most once and tells little of a lost one, so time-outs and re-sending are ours; a site
+handles a repeated message as if it came once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from imaging.errors import InputError
+from server.line import Line, Reply
+from server.roster import Roster
+from server.traffic import Traffic
+from study.plan import Federation
+
+POLL_S = 0.2
+AGAIN_S = 3.0
+"""Pause before a message that failed, or met nobody, is sent again."""
+TRIES = 3
+"""Bad replies to one message before its site is left out."""
+ASK_ENGINEER = "the site's engineer finds more in the site's service.log"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One message: `body` packs it, anew at each sending, so that none waits in memory; `take` puts the reply away.
+
+    `take` raises InputError for a reply that is not what was asked.
+    """
+
+    action: str
+    label: str
+    body: Callable[[], bytes]
+    take: Callable[[bytes], None]
+
+
+class Phase(Protocol):
+    """What is asked: for each site one message after the other, at most `window` of them at a time."""
+
+    @property
+    def window(self) -> int: ...
+
+    def asks(self, site: str) -> Iterator[Ask]:
+        """The messages for a site; each is drawn when there is room for it, and may depend on the replies so far."""
+
+
+@dataclass(eq=False)
+class Pending:
+    """A message under way: every ticket it has, when it is to be sent (again), how often its reply was bad."""
+
+    site: str
+    ask: Ask
+    due: float
+    tickets: set[str] = field(default_factory=set)
+    bad: int = 0
+
+
+class Exchange:
+    """A phase being asked over a line."""
+
+    def __init__(self, phase: Phase, roster: Roster, line: Line, traffic: Traffic, plan: Federation) -> None:
+        self.phase, self.roster, self.line, self.traffic, self.plan = phase, roster, line, traffic, plan
+        self.asks = {site: phase.asks(site) for site in roster.sites}
+        self.pending: list[Pending] = []
+
+    def complete(self, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Ask and take until no site has anything left to be asked; InputError when too few sites are left."""
+        while self._draw():
+            self._send()
+            waiting = {ticket: pending for pending in self.pending for ticket in pending.tickets}
+            replies = self.line.fetch(waiting)
+            for reply in replies:
+                if (pending := waiting[reply.ticket]) in self.pending:  # else its site was left out just now
+                    self._take(pending, reply)
+            self._drop_silent()
+            if not replies:
+                sleep(POLL_S)
+
+    def _draw(self) -> bool:
+        """Fill every site's window; False when nothing is under way any more."""
+        for site in self.roster.sites:
+            room = self.phase.window - sum(pending.site == site for pending in self.pending)
+            for _ in range(room):
+                if (ask := next(self.asks[site], None)) is None:
+                    break
+                self.pending.append(Pending(site, ask, due=self.roster.clock()))
+        return bool(self.pending)
+
+    def _send(self) -> None:
+        for pending in self.pending:
+            if pending.due > self.roster.clock():
+                continue
+            body = pending.ask.body()
+            if pending.tickets:
+                self.roster.run.event("sent-again", site=pending.site, message=pending.ask.label)
+            pending.tickets.add(self.line.send(pending.site, pending.ask.action, body))
+            pending.due = self.roster.clock() + self.plan.resend_s
+            self.traffic.count(pending.site, sent=len(body))
+
+    def _take(self, pending: Pending, reply: Reply) -> None:
+        pending.tickets.discard(reply.ticket)
+        if reply.away:
+            pending.due = self.roster.clock() + AGAIN_S
+            return
+        self._hear(pending.site)
+        try:
+            if reply.body is None:
+                raise InputError(reply.fault, fix=ASK_ENGINEER)
+            self.traffic.count(pending.site, received=len(reply.body))
+            pending.ask.take(reply.body)
+        except InputError as error:
+            self._reject(pending, error)
+        else:
+            self.pending.remove(pending)
+
+    def _hear(self, site: str) -> None:
+        """The site lives: its other messages wait in its queue, so their time starts anew."""
+        self.roster.hear(site)
+        for pending in self.pending:
+            if pending.site == site and pending.tickets:
+                pending.due = self.roster.clock() + self.plan.resend_s
+
+    def _reject(self, pending: Pending, error: InputError) -> None:
+        """A bad reply costs that reply; the same message answered badly `TRIES` times costs its site."""
+        pending.bad += 1
+        pending.due = self.roster.clock() + AGAIN_S
+        self.roster.run.event(
+            "rejected", site=pending.site, message=pending.ask.label, cause=error.what, attempt=pending.bad
+        )
+        if pending.bad == TRIES:
+            self._leave_out(
+                pending.site, f"{pending.ask.label} failed {TRIES} times: {error.what}", error.fix or ASK_ENGINEER
+            )
+
+    def _drop_silent(self) -> None:
+        for site in {pending.site for pending in self.pending}:
+            if self.roster.silent_s(site) > self.plan.patience_s:
+                cause = f"it has been silent for {self.plan.patience_s:.0f} s"
+                self._leave_out(site, cause, "see whether its node and its service still run; then run the phase again")
+
+    def _leave_out(self, site: str, cause: str, remedy: str) -> None:
+        self.pending = [pending for pending in self.pending if pending.site != site]
+        self.roster.leave_out(site, cause, remedy)

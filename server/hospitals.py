@@ -1,0 +1,110 @@
+"""What a simulation puts on disk before anybody starts: cohorts of phantoms, and each hospital's site.toml."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from imaging.atomic import write_text
+from imaging.errors import InputError
+from server.deployment import environment
+from server.processes import Command
+from study.cohorts import lead_folder
+from study.draws import derived
+from study.plan import FolderSource, PhantomSource, Study
+
+THREADS = 4
+"""At most, for a site's training: more of them hardly help a small network."""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Phantoms of one source, written once; `note` beside their folder says that all of them are there."""
+
+    owner: str
+    source: PhantomSource
+    folder: Path
+    seed: int
+
+    @property
+    def note(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.json")
+
+    @property
+    def content(self) -> dict[str, Any]:
+        return {**self.source.model_dump(mode="json", exclude={"masks"}), "seed": self.seed}
+
+    def written(self) -> bool:
+        """Whether these very phantoms are there."""
+        return self.note.exists() and json.loads(self.note.read_text(encoding="utf-8")) == self.content
+
+    def mark(self) -> None:
+        """Say so, once they are."""
+        write_text(self.note, json.dumps(self.content, indent=1))
+
+    def command(self, log: Path) -> Command:
+        """Write what is missing of them."""
+        source = self.source
+        words = ["phantom", source.phantom, str(self.folder), "--cases", str(source.cases), "--seed", str(self.seed)]
+        name = f"writing {self.owner}'s phantoms"
+        return preceptor(name, *words, "--format", source.format, log=log)
+
+
+def cohorts(study: Study, run_folder: Path) -> list[Cohort]:
+    """Every cohort of phantoms of a study, the hospitals' and the study lead's, no two alike."""
+    return list(_cohorts(study, run_folder))
+
+
+def _cohorts(study: Study, run_folder: Path) -> Iterator[Cohort]:
+    for site in study.sites:
+        if isinstance(site.source, PhantomSource):
+            seed = derived(study.seed, "phantoms", "site", site.name) % 2**31
+            yield Cohort(site.name, site.source, scans_folder(run_folder, site.name), seed)
+    for index, source in enumerate(study.student.sources):
+        if isinstance(source, PhantomSource):
+            seed = derived(study.seed, "phantoms", "lead", index) % 2**31
+            yield Cohort("the study lead", source, lead_folder(index, source, run_folder), seed)
+
+
+def scans_folder(run_folder: Path, site: str) -> Path:
+    return run_folder / "hospitals" / site / "scans"
+
+
+def write_site(study: Study, run_folder: Path, site: str, socket: Path) -> None:
+    """The site.toml of a simulated hospital; InputError when the study does not say where its scans come from."""
+    source = study.site(site).source
+    if source is None:
+        fix = f'add `source = {{ folder = "…" }}` or `source = {{ phantom = "…", cases = 12 }}` to site {site}'
+        raise InputError(
+            f"site {site} has no `source`, and a simulation has no hospital to ask", where="study.toml", fix=fix
+        )
+    folder = run_folder / "hospitals" / site
+    content: dict[str, Any] = {
+        "name": site,
+        "data": str(source.folder if isinstance(source, FolderSource) else scans_folder(run_folder, site)),
+        "workspace": str(folder / "workspace"),
+        "socket": str(socket),
+        "threads": max(1, min(THREADS, cores() // len(study.sites))),
+    }
+    if source.masks is not None:
+        content["masks"] = source.masks
+    if isinstance(source, FolderSource) and source.patients is not None:
+        content["patients"] = list(source.patients)
+    write_text(folder / "site.toml", tomli_w.dumps(content))
+
+
+def preceptor(name: str, *words: str, log: Path) -> Command:
+    """One of our own commands as a job of this simulation."""
+    return Command(name, [sys.executable, "-m", "preceptor", *words], log, environment(log.parent / "flower"))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

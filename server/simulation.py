@@ -1,0 +1,131 @@
+"""A whole study on one machine: hospitals, coordinator and central trainer as processes, resumable anywhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from rich.console import Console
+
+from imaging.errors import InputError
+from server.cards import finished
+from server.collect import open_store
+from server.evaluate import Evaluation
+from server.federation import Federation
+from server.hospitals import cohorts, cores, preceptor, write_site
+from server.processes import Processes
+from server.screen import Screen
+from server.train import Training
+from server.watch import Watch
+from server.words import PARTS
+from study.plan import Study
+from study.run import Run, create_or_resume
+
+
+def simulate(study: Study, folder: Path, console: Console, *, until: str = "report") -> None:
+    """Play the study in `folder` up to and including the part `until`; its last part writes `folder`/report.html.
+
+    Each part does only what is not done yet. However this ends, no process that it started goes on.
+    Raises: InputError saying what ended it; KeyboardInterrupt.
+    """
+    run = create_or_resume(folder, study)
+    planned = cohorts(study, folder)
+    with (
+        Processes(folder / "processes.json") as processes,
+        Watch() as watch,
+        Screen(study, folder, console, cohorts=len(planned), watch=watch) as screen,
+    ):
+        Simulation(study, run, processes, screen).play(until)
+
+
+class Simulation:
+    """The parts of a study, one method each, in the order of `words.PARTS`."""
+
+    def __init__(self, study: Study, run: Run, processes: Processes, screen: Screen) -> None:
+        self.study, self.run, self.processes, self.screen = study, run, processes, screen
+
+    def play(self, until: str) -> None:
+        names = list(PARTS)
+        for part in names[: names.index(until) + 1]:
+            getattr(self, part)()
+
+    def scans(self) -> None:
+        missing = [cohort for cohort in cohorts(self.study, self.run.folder) if not cohort.written()]
+        if missing:
+            with self._timed("scans"):
+                jobs = [cohort.command(self._log("phantoms")) for cohort in missing]
+                self.processes.complete(jobs, tick=self.screen.tick, at_once=cores())
+                for cohort in missing:
+                    cohort.mark()
+
+    def train(self) -> None:
+        if Training(self.study, self.run).sites:
+            self.federation.conduct("train")
+
+    def collect(self) -> None:
+        if self._answers_missing():
+            self.federation.conduct("collect")
+
+    def distill(self) -> None:
+        schemes = [self.study.distill.scheme, *self.study.distill.compare]
+        if missing := [scheme for scheme in dict.fromkeys(schemes) if not self._distilled(scheme)]:
+            with self._timed("distill"):
+                for scheme in missing:
+                    self._preceptor(f"distilling {scheme}", "distill", str(self.run.folder), "--scheme", scheme)
+
+    def evaluate(self) -> None:
+        if Evaluation(self.study, self.run).sites:
+            self.federation.conduct("evaluate")
+
+    def cross(self) -> None:
+        if not (self.run.folder / "cross.json").exists():
+            with self._timed("cross"):
+                self._preceptor("evaluating the teachers", "evaluate", str(self.run.folder))
+
+    def report(self) -> None:
+        self._preceptor("writing the report", "report", str(self.run.folder))
+
+    @cached_property
+    def federation(self) -> Federation:
+        """Started when a phase first needs it; it then stays up, idle while the student is distilled."""
+        federation = Federation(self.study, self.run, self.processes, self.screen.tick)
+        for hospital in federation.hospitals:
+            write_site(self.study, self.run.folder, hospital.site, hospital.socket)
+        self.screen.watch.sockets = {hospital.site: hospital.socket for hospital in federation.hospitals}
+        federation.start()
+        return federation
+
+    def _answers_missing(self) -> bool:
+        """Whether a finished teacher has shards to answer, told without reading the student's scans."""
+        asked = self.run.events("asking")
+        store = open_store(self.study, self.run)
+        teachers = [site.name for site in self.study.sites if finished(self.run.folder, site.name)]
+        return not asked or any(store.missing(site, asked[-1]["shards"]) for site in teachers)
+
+    def _distilled(self, scheme: str) -> bool:
+        """Whether the student is there, and no answer came after it."""
+        card = self.run.folder / "distill" / scheme / "student.json"
+        newest = max((event["time"] for event in self.run.events("collected")), default=0.0)
+        return card.exists() and card.stat().st_mtime >= newest
+
+    def _preceptor(self, name: str, *words: str) -> None:
+        self.processes.complete([preceptor(name, *words, log=self._log(words[0]))], tick=self.screen.tick)
+
+    def _log(self, name: str) -> Path:
+        return self.run.folder / "logs" / f"{name}.log"
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        """The events that a phase writes of itself, for a part that is none."""
+        started, fault = time.monotonic(), None
+        self.run.event("phase-started", phase=part)
+        try:
+            yield
+        except InputError as error:
+            fault = {"cause": error.what, "remedy": error.fix}
+            raise
+        finally:
+            self.run.event("phase-ended", phase=part, seconds=round(time.monotonic() - started, 2), fault=fault)

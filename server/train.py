@@ -1,0 +1,55 @@
+"""Phase `train`: every site trains its teacher, round after round, at its own pace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from imaging.errors import InputError
+from server.cards import finished, read_card, write_card
+from server.exchange import Ask
+from study.cohorts import assignment
+from study.plan import Study
+from study.run import Run
+from study.wire import Card, TeachRequest, pack, unpack
+
+
+class Training:
+    """Asks for epochs 1 to k, k+1 to 2k, … of `teacher.round_epochs` k until a site's card says that it has finished.
+
+    No site waits for another. The next round is under way while one is trained (`window` 2), because a node that finds
+    no message sleeps for 3 s (Flower 1.41); a round asked of a teacher who has finished costs nothing.
+    """
+
+    name = "train"
+    window = 2
+
+    def __init__(self, study: Study, run: Run) -> None:
+        self.study, self.run = study, run
+        self.sites = [site.name for site in study.sites if not finished(run.folder, site.name)]
+        self.settled = len(study.sites) - len(self.sites)
+
+    def asks(self, site: str) -> Iterator[Ask]:
+        plan = self.study.teacher_of(site)
+        card = read_card(self.run.folder, site)
+        until = card.epochs if card else 0
+        while until < plan.epochs and not finished(self.run.folder, site):
+            until = min((until // plan.round_epochs + 1) * plan.round_epochs, plan.epochs)
+            request = TeachRequest(assignment=assignment(self.study, site), until_epoch=until)
+            yield Ask("teach", f"training to epoch {until}", partial(pack, request), partial(self.take, site, until))
+
+    def take(self, site: str, until: int, body: bytes) -> None:
+        """Keep the card of a round; InputError when it is another's, or of other work than was asked."""
+        card, _ = unpack(body, Card)
+        if card.site != site:
+            raise InputError(
+                f"the card of {card.site} came from {site}", fix="give each site its own key and site.toml"
+            )
+        if card.fingerprint != (expected := self.study.preprocess.fingerprint()):
+            raise InputError(f"trained on slices prepared as {card.fingerprint}, the study prepares them as {expected}")
+        if card.epochs < until and not card.finished:
+            raise InputError(f"trained to epoch {card.epochs}, asked was epoch {until}")
+        earlier = read_card(self.run.folder, site)
+        if earlier is None or (card.epochs, card.finished) > (earlier.epochs, earlier.finished):
+            write_card(self.run.folder, card)  # else a message sent again was answered late
+            self.run.event("taught", site=site, epoch=card.epochs, dice=card.dice, finished=card.finished)

@@ -1,0 +1,130 @@
+"""The store holds what the sites answered, each shard asked once; a wrong answer never gets in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imaging.errors import InputError
+from server.cards import write_card
+from server.collect import open_store
+from study.cohorts import lead_slices, lead_split
+from study.wire import Shard
+from tests.server.loopback import SITES
+
+Make = Callable[..., Any]
+
+
+def test_the_store_holds_what_the_sites_answered(trained: Make) -> None:
+    bench = trained()
+    bench.conduct("collect")
+    store = open_store(bench.study, bench.run)
+    train = lead_split(bench.study, lead_slices(bench.study, bench.run.folder))["train"]
+    for number, site in enumerate(SITES):
+        answers = list(store.in_order(site))
+        assert [len(answer.slice_ids) for answer in answers] == [4, 4, 4, 3]
+        ids = np.concatenate([answer.slice_ids for answer in answers])
+        np.testing.assert_array_equal(ids, train)
+        logits = np.concatenate([answer.logits for answer in answers])
+        np.testing.assert_array_equal(logits[:, 1, 31, 47], (ids + number / 4).astype(np.float16))
+
+
+def test_a_shard_carries_the_slices_and_masks_of_the_lead(trained: Make) -> None:
+    bench = trained()
+    bench.conduct("collect")
+    cache = lead_slices(bench.study, bench.run.folder)
+    shard = Shard.unpack(bench.desks["hospital-b"].asked[1][1])
+    np.testing.assert_array_equal(shard.images[:, 0], cache.images[shard.slice_ids])
+    np.testing.assert_array_equal(shard.masks, cache.masks[shard.slice_ids])
+    assert shard.assignment.teacher == bench.study.teacher_of("hospital-b")
+
+
+def test_only_shards_that_the_store_misses_are_asked(trained: Make) -> None:
+    bench = trained(min_sites=3)
+    breaks = [lambda *_: None] * 2 + [lambda *_: b"not a message"] * 99
+    bench.desks["hospital-b"].before = breaks
+    with pytest.raises(InputError, match="hospital-b: shard 2 failed 3 times"):
+        bench.conduct("collect")
+    store = open_store(bench.study, bench.run)
+    assert store.shards("hospital-b") == [0, 1]
+
+    again = trained(min_sites=3)
+    missing = {site: store.missing(site, 4) for site in SITES}
+    again.conduct("collect")
+    assert {site: desk.labels() for site, desk in again.desks.items()} == missing
+    assert all(store.missing(site, 4) == [] for site in SITES)
+
+
+def test_no_more_shards_are_in_flight_than_the_study_allows(trained: Make) -> None:
+    bench = trained(shards_in_flight=3, shard_slices=1)
+    bench.grid.most_under_way = 0
+    bench.conduct("collect")
+    assert bench.grid.most_under_way == 3
+
+
+def nan(answers: Any) -> Any:
+    logits = answers.logits.copy()
+    logits[0, 0, 0, 0] = np.nan
+    return replace(answers, logits=logits)
+
+
+def foreign_slices(answers: Any) -> Any:
+    return replace(answers, slice_ids=answers.slice_ids + 1)
+
+
+def wrong_shape(answers: Any) -> Any:
+    return replace(answers, logits=answers.logits[:, :, :-1])
+
+
+def another_site(answers: Any) -> Any:
+    return replace(answers, header=answers.header.model_copy(update={"site": "hospital-a"}))
+
+
+def another_teacher(answers: Any) -> Any:
+    return replace(answers, header=answers.header.model_copy(update={"weights_hash": "of yesterday"}))
+
+
+def another_preparation(answers: Any) -> Any:
+    return replace(answers, header=answers.header.model_copy(update={"fingerprint": "0123456789ab"}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "cause"),
+    [
+        (nan, "holds NaN"),
+        (foreign_slices, "slices that were not asked"),
+        (wrong_shape, "expected float16"),
+        (another_site, "another teacher"),
+        (another_teacher, "another teacher"),
+        (another_preparation, "0123456789ab"),
+    ],
+)
+def test_a_reply_that_does_not_fit_is_rejected_and_asked_again(
+    trained: Make, spoil: Callable[[Any], Any], cause: str
+) -> None:
+    bench = trained()
+    desk = bench.desks["hospital-b"]
+    desk.before = [lambda _, body: spoil(desk.answers(body)).pack()]
+    bench.conduct("collect")
+    (rejected,) = bench.events("rejected")
+    assert (rejected["site"], rejected["message"]) == ("hospital-b", "shard 0")
+    assert cause in rejected["cause"]
+    assert open_store(bench.study, bench.run).missing("hospital-b", 4) == []
+
+
+def test_a_teacher_that_has_not_finished_is_not_asked(trained: Make) -> None:
+    bench = trained()
+    card = bench.card("hospital-a")
+    write_card(bench.run.folder, card.model_copy(update={"finished": False}))
+    bench.conduct("collect")
+    assert bench.desks["hospital-a"].asked == []
+    assert open_store(bench.study, bench.run).sites() == ["hospital-b", "hospital-c"]
+
+
+def test_without_enough_teachers_nothing_is_asked(make_bench: Make) -> None:
+    with pytest.raises(InputError, match=r"0 teachers have finished, `federation\.min_sites` asks for 2"):
+        make_bench().conduct("collect")

@@ -1,0 +1,134 @@
+"""Processes end with whoever started them, however that one ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imaging.errors import InputError
+from server import processes
+from server.processes import Command, Processes, end_leftovers, started
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(tmp_path: Path, script: str, name: str = "the job") -> Command:
+    return Command(name, ["sh", "-c", script], tmp_path / f"{name}.log", os.environ)
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 5.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+def gone(pid: int) -> bool:
+    return started(pid) is None
+
+
+def pid_in(path: Path) -> int:
+    assert wait_for(lambda: path.exists() and path.read_text().endswith("\n"))
+    return int(path.read_text())
+
+
+def tick() -> None:
+    time.sleep(0.02)
+
+
+def test_stop_ends_children_and_their_children(tmp_path: Path) -> None:
+    with Processes(tmp_path / "processes.json") as running:
+        child = running.start(command(tmp_path, f"sleep 60 & echo $! > {tmp_path}/inner; wait"), lasting=True)
+        inner = pid_in(tmp_path / "inner")
+        assert not gone(inner)
+    assert gone(child.process.pid)
+    assert wait_for(lambda: gone(inner))
+    assert not (tmp_path / "processes.json").exists()
+
+
+def test_a_child_that_will_not_go_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "GRACE_S", 0.2)
+    with Processes(tmp_path / "processes.json") as running:
+        child = running.start(
+            command(tmp_path, f"trap '' TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.05; done")
+        )
+        pid_in(tmp_path / "pid")
+    assert child.process.returncode == -signal.SIGKILL
+
+
+def test_jobs_give_back_what_they_printed_in_the_order_asked(tmp_path: Path) -> None:
+    slow, quick = command(tmp_path, "sleep 0.3; echo slow", "slow"), command(tmp_path, "echo quick", "quick")
+    with Processes(tmp_path / "processes.json") as running:
+        assert running.complete([slow, quick], tick=tick) == ["slow\n", "quick\n"]
+        assert running.complete([quick], tick=tick) == ["quick\n"], "an earlier start's output is not shown again"
+        assert json.loads((tmp_path / "processes.json").read_text()) == []
+
+
+def test_a_failing_job_shows_its_last_lines_and_its_log(tmp_path: Path) -> None:
+    with Processes(tmp_path / "processes.json") as running, pytest.raises(InputError) as caught:
+        running.complete([command(tmp_path, "seq 100; echo no such scanner >&2; exit 3")], tick=tick)
+    told = str(caught.value)
+    assert "the job ended with exit code 3" in told
+    assert "no such scanner" in told
+    assert "100" in told
+    assert " 50\n" not in told
+    assert str(tmp_path / "the job.log") in told
+
+
+def test_a_lasting_process_that_ends_is_reported_while_a_job_runs(tmp_path: Path) -> None:
+    with Processes(tmp_path / "processes.json") as running:
+        running.start(command(tmp_path, "sleep 0.2; echo the disk is full; kill -9 $$", "the service"), lasting=True)
+        with pytest.raises(InputError, match=r"the service was ended by SIGKILL(.|\n)*the disk is full"):
+            running.complete([command(tmp_path, "sleep 30")], tick=tick)
+
+
+def test_nothing_outlives_a_killed_simulation(tmp_path: Path) -> None:
+    script = f"""
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+from server.processes import Command, Processes
+folder = Path({str(tmp_path)!r})
+with Processes(folder / "processes.json") as running:
+    words = ["sh", "-c", f"echo $$ > {{folder}}/pid; exec sleep 60"]
+    running.start(Command("sleeper", words, folder / "log", os.environ))
+    time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    pid = pid_in(tmp_path / "pid")
+    parent.kill()
+    parent.wait()
+    assert wait_for(lambda: gone(pid))
+
+
+def test_leftovers_are_ended_and_strangers_left_alone(tmp_path: Path) -> None:
+    leftover, stranger = (subprocess.Popen(["sleep", "60"], process_group=0) for _ in range(2))
+    entries = [
+        {"name": "a service", "pid": leftover.pid, "started": started(leftover.pid)},
+        {"name": "a node", "pid": stranger.pid, "started": "long ago"},
+        {"name": "an executor", "pid": 2**22 + 1, "started": "1"},
+    ]
+    (tmp_path / "processes.json").write_text(json.dumps(entries))
+    try:
+        assert end_leftovers(tmp_path / "processes.json") == ["a service"]
+        assert leftover.wait(5) == -signal.SIGKILL
+        assert stranger.poll() is None
+    finally:
+        for process in (leftover, stranger):
+            process.kill()
+            process.wait()
+
+
+def test_two_simulations_do_not_share_a_folder(tmp_path: Path) -> None:
+    with Processes(tmp_path / "processes.json"), pytest.raises(InputError, match="another simulation runs there"):
+        Processes(tmp_path / "processes.json")
+    with Processes(tmp_path / "processes.json"):
+        pass

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
+from imaging.geometry import axes_of
 from imaging.volume import AXIAL, Volume, reorient
 
 
@@ -80,10 +81,15 @@ class Grid:
 
 
 def _sample(planes: NDArray[Any], rows: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`rows` @ plane @ `columns`ᵀ for every plane, one at a time: a scan of 512 × 512 × 300 fits beside its slices."""
+    """`rows` @ plane @ `columns`ᵀ for every plane.
+
+    Sparse, for two or a few weights a row are not 0, and because dense products wake the linear algebra's threads,
+    which wait for each other where the processor is shared (measured: 0.03 s a slice instead of 0.0003).
+    """
     sampled = np.empty((len(planes), len(rows), len(columns)), np.float32)
+    down, across = csr_array(rows), csr_array(columns)
     for plane, out in zip(planes, sampled, strict=True):
-        np.matmul(rows @ plane.astype(np.float32), columns.T, out=out)
+        out[:] = (across @ (down @ plane.astype(np.float32)).T).T
     return sampled
 
 
@@ -95,7 +101,7 @@ def grid_of(image: Volume, size: tuple[int, int], spacing_mm: tuple[float, float
     steps = [w / s for w, s in zip(wanted, spacing, strict=True)]
     rows, columns = map(Axis.centred, axial.array.shape[1:], size, steps)
     depth, height, width = image.array.shape
-    return Grid("".join(nib.aff2axcodes(image.affine)), (depth, height, width), rows, columns)
+    return Grid(axes_of(image), (depth, height, width), rows, columns)
 
 
 def to_native(logits: NDArray[Any], grid: Grid) -> NDArray[np.uint8]:

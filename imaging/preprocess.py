@@ -79,7 +79,7 @@ def prepare(image: Volume, mask: Volume | None, plan: Preprocess, *, classes: in
     _check_image(image)
     axial = reorient(image)
     grid = grid_of(image, plan.size, plan.spacing_mm)
-    images = _normalise(grid.to_slices(axial.array), grid.covered(), plan, where=image.case or None)
+    images = _normalise(grid.to_slices(axial.array), grid.covered(), plan)
     if mask is None:
         return Prepared(images, np.full(images.shape, NO_MASK, np.uint8), grid)
     _check_mask(mask, image, classes)
@@ -87,32 +87,27 @@ def prepare(image: Volume, mask: Volume | None, plan: Preprocess, *, classes: in
     if not masks.any():
         raise InputError(
             "nothing is outlined where the network looks (the mask is empty, or off the scan's centre)",
-            where=image.case or None,
             fix="outline the organ, remove the mask, or widen the study's `preprocess.size`",
         )
     return Prepared(images, masks, grid)
 
 
 def _check_image(image: Volume) -> None:
-    where = image.case or None
     if image.array.ndim != 3 or 0 in image.array.shape:
         raise InputError(
             f"the image is {' × '.join(map(str, image.array.shape))}, not slices × rows × columns",
-            where=where,
             fix="export one three-dimensional scan a case",
         )
     if not np.isfinite(image.array).all():
-        raise InputError("the image holds NaN or infinity", where=where, fix="export the scan again")
+        raise InputError("the image holds NaN or infinity", fix="export the scan again")
     if image.array.min() == image.array.max():
-        raise InputError("the image holds one value only", where=where, fix="export the scan again")
+        raise InputError("the image holds one value only", fix="export the scan again")
 
 
 def _check_mask(mask: Volume, image: Volume, classes: int | None) -> None:
-    where = image.case or None
     if reorient(mask).array.shape != reorient(image).array.shape:
         raise InputError(
             f"the mask has {mask.array.shape} voxels, its image {image.array.shape}",
-            where=where,
             fix="export the mask on the image's grid",
         )
     values = np.unique(mask.array)
@@ -121,18 +116,15 @@ def _check_mask(mask: Volume, image: Volume, classes: int | None) -> None:
     if foreign.size:
         raise InputError(
             f"the mask holds {', '.join(f'{value:g}' for value in foreign[:5])}, classes are 0 to {highest}",
-            where=where,
             fix="renumber the mask's labels to the order of `task.classes`",
         )
 
 
-def _normalise(
-    slices: NDArray[np.float32], covered: NDArray[np.bool_], plan: Preprocess, *, where: str | None
-) -> NDArray[np.float16]:
+def _normalise(slices: NDArray[np.float32], covered: NDArray[np.bool_], plan: Preprocess) -> NDArray[np.float16]:
     """Clipped and scaled by what the network sees of the scan: scanners differ in how much air lies around that."""
     low, high, centre, scale = _window(plan) if plan.normalise == "window" else _spread(slices[:, covered], plan)
     if scale == 0:
-        raise InputError("the image is flat where the network looks", where=where, fix="widen `preprocess.size`")
+        raise InputError("the image is flat where the network looks", fix="widen `preprocess.size`")
     scaled = (np.clip(slices, low, high) - centre) / scale
     return np.where(covered, scaled, (low - centre) / scale).astype(np.float16)
 

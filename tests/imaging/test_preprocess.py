@@ -273,10 +273,8 @@ def test_the_ct_window_becomes_minus_1_to_1() -> None:
 def test_a_value_that_is_not_finite_is_refused(value: float) -> None:
     image = scan()
     image.array[2, 3, 4] = value
-    with pytest.raises(InputError, match="holds NaN or infinity; export the scan again") as raised:
+    with pytest.raises(InputError, match="holds NaN or infinity; export the scan again"):
         prepare(image, None, KEEP)
-    assert raised.value.where == "case-7"
-    assert "case-7" not in raised.value.what
 
 
 def test_a_constant_image_is_refused() -> None:

@@ -1,0 +1,165 @@
+"""The drawing half of augmentation: AMTKD's transforms by albumentations, numbers only; `Warp` applies them.
+
+The one place that knows albumentations. It draws each transform's parameters from the slice's own generators, so a
+seed and a position give the same move whatever thread asks, and nobody's global random state is read or changed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from copy import copy
+from functools import lru_cache
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from imaging.warp import Warp
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import asks the network for a newer version
+import albumentations as A
+
+Chance = Annotated[float, Field(ge=0, le=1)]
+Size = tuple[int, int]
+Drawn = dict[str, dict[str, Any]]
+"""Albumentations' own parameters of the transforms to be applied to one slice, by what they are called here."""
+
+NODES = 32
+"""Elastic distortions are drawn on a grid of 32 × 32 and stretched: alike at every resolution, and cheap. At the
+slice's own, blurring repeats the noise at the border, and corners move by 40 % of the side at 384 pixels (measured)."""
+
+
+class Augment(BaseModel):
+    """How slices are varied in training (AMTKD, section 4.1); chances are a slice's, shares are of its side."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    flip: Chance = 0.5
+    """Chance to be turned upside down, and another to be turned left to right."""
+    affine: Chance = 0.5
+    """Chance to be shifted, scaled and rotated. The paper gives none; 0.5 is albumentations' default."""
+    rotate_deg: Annotated[float, Field(ge=0, le=180)] = 90
+    """Turned by up to so many degrees either way."""
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Made larger or smaller by up to this share, alike along rows and columns."""
+    shift: Annotated[float, Field(ge=0, lt=1)] = 0.0625
+    """Moved along rows and columns by up to this share."""
+    elastic: Chance = 0.1
+    """Chance of an elastic distortion."""
+    elastic_shift: Annotated[float, Field(ge=0, le=0.1)] = 0.01
+    """Its root mean square displacement, a share. The paper gives none; albumentations' example for segmentation,
+    alpha 120 at sigma 6 on 128 pixels, comes to about this."""
+    elastic_sigma: Annotated[float, Field(ge=1 / 32, le=0.5)] = 0.05
+    """Its smoothness, the deviation of the Gaussian that blurs it, a share."""
+    grid: Chance = 0.1
+    """Chance of a grid distortion: five cells a side, up to 30 % wider or narrower (albumentations' default)."""
+    optical: Chance = 0.1
+    """Chance of an optical distortion: a lens with a coefficient of up to 0.05 (albumentations' default)."""
+    brightness_contrast: Chance = 0.2
+    """Chance of up to 20 % more or less contrast, and 0.2 of a normalised image's unit more or less brightness."""
+    dropout: Chance = 0.2
+    """Chance of one or two holes, a tenth to a fifth of a side each (albumentations' default)."""
+
+
+IDENTITY = Augment(flip=0, affine=0, elastic=0, grid=0, optical=0, brightness_contrast=0, dropout=0)
+"""No augmentation; validation, answers and evaluation see slices as they are."""
+
+
+def draw(plan: Augment, seed: int, *, size: Size, n: int) -> Warp:
+    """The moves of n slices of that size (H, W); slice i's depend on `plan`, `seed`, `size` and i alone."""
+    slices = [_draw_slice(plan, seed, position, size) for position in range(n)]
+    bends = [_bend(drawn, size) for drawn in slices]
+    moved = [i for i in range(n) if "affine" in slices[i] or bends[i] is not None]
+    shades = [drawn.get("brightness_contrast", {"alpha": 1.0, "beta": 0.0}) for drawn in slices]
+    return Warp(
+        flips=torch.tensor([_flips(slices[i]) if i not in moved else (False, False) for i in range(n)]),
+        moved=torch.tensor(moved, dtype=torch.int64),
+        theta=torch.tensor(np.array([_theta(slices[i], size) for i in moved]), dtype=torch.float32).view(-1, 2, 3),
+        bent=torch.tensor([place for place, i in enumerate(moved) if bends[i] is not None], dtype=torch.int64),
+        bend=torch.from_numpy(np.array([bend for bend in bends if bend is not None], np.float32)),
+        gain=torch.tensor([shade["alpha"] for shade in shades]),
+        offset=torch.tensor([shade["beta"] for shade in shades]),
+        holes=tuple(hole for i, drawn in enumerate(slices) for hole in _holes(drawn, i)),
+    )
+
+
+@lru_cache(maxsize=8)
+def _transforms(plan: Augment) -> dict[str, Any]:
+    """Albumentations' transforms by what they are called here, in the order they are drawn."""
+    sigma = plan.elastic_sigma * NODES
+    # White noise of peak 1, so of deviation 1/3.5, keeps 1 / (2 √π sigma) of its deviation when blurred.
+    alpha = plan.elastic_shift * NODES * 3.5 * 2 * np.sqrt(np.pi) * sigma
+    return {
+        "upside_down": A.VerticalFlip(p=plan.flip),
+        "left_to_right": A.HorizontalFlip(p=plan.flip),
+        "affine": A.Affine(
+            rotate=(-plan.rotate_deg, plan.rotate_deg),
+            scale=(1 - plan.scale, 1 + plan.scale),
+            translate_percent=(-plan.shift, plan.shift),
+            keep_ratio=True,
+            p=plan.affine,
+        ),
+        "elastic": A.ElasticTransform(alpha=alpha, sigma=sigma, p=plan.elastic),
+        "grid": A.GridDistortion(p=plan.grid),
+        "optical": A.OpticalDistortion(p=plan.optical),
+        "brightness_contrast": A.RandomBrightnessContrast(p=plan.brightness_contrast),
+        "dropout": A.CoarseDropout(p=plan.dropout),
+    }
+
+
+def _draw_slice(plan: Augment, seed: int, position: int, size: Size) -> Drawn:
+    """What albumentations drew for one slice: the parameters of each transform that is to be applied."""
+    generator = np.random.default_rng([seed, position])
+    python = random.Random(int(generator.integers(1 << 63)))
+    blank = np.zeros((1, 1), np.float32)  # brightness is drawn in units of this type's range, [0, 1]
+    drawn: Drawn = {}
+    for name, prototype in _transforms(plan).items():
+        transform = copy(prototype)  # the random state is the copy's: threads share the prototypes
+        transform.set_random_state(generator, python)
+        if transform.should_apply():
+            shape = (NODES, NODES) if name == "elastic" else size
+            drawn[name] = transform.get_params_dependent_on_data({"shape": shape}, {"image": blank})
+    return drawn
+
+
+def _flips(drawn: Drawn) -> tuple[bool, bool]:
+    return "upside_down" in drawn, "left_to_right" in drawn
+
+
+def _theta(drawn: Drawn, size: Size) -> NDArray[np.float64]:
+    """The drawn flips and affine move (2, 3), from the result's coordinates in [-1, 1] to the slice's.
+
+    Albumentations gives the slice's pixels to the result's: (3, 3), x before y, pixel centres at whole numbers.
+    """
+    (h, w), (upside_down, left_to_right) = size, _flips(drawn)
+    unit = np.array([[2 / w, 0, 1 / w - 1], [0, 2 / h, 1 / h - 1], [0, 0, 1]])
+    pixels = np.linalg.inv(drawn["affine"]["matrix"]) if "affine" in drawn else np.eye(3)
+    flip = np.diag([-1 if left_to_right else 1, -1 if upside_down else 1, 1])
+    return np.asarray((flip @ unit @ pixels @ np.linalg.inv(unit))[:2])
+
+
+def _bend(drawn: Drawn, size: Size) -> NDArray[np.float32] | None:
+    """The drawn distortions (2, H, W), added up, in units of [-1, 1]; None where there is none."""
+    bends = [_displacement(drawn[name]) for name in ("grid", "optical") if name in drawn]
+    if "elastic" in drawn:
+        nodes = torch.from_numpy(_displacement(drawn["elastic"]))[None]
+        bends.append(F.interpolate(nodes, size, mode="bicubic", align_corners=False)[0].numpy())
+    return np.sum(bends, axis=0, dtype=np.float32) if bends else None
+
+
+def _displacement(maps: dict[str, Any]) -> NDArray[np.float32]:
+    """How far albumentations' maps lead from each pixel (2, h, w), x before y, in units of [-1, 1]."""
+    x, y = maps["map_x"], maps["map_y"]
+    h, w = x.shape
+    away = np.stack([(x - np.arange(w)) * (2 / w), (y - np.arange(h)[:, None]) * (2 / h)])
+    return away.astype(np.float32)
+
+
+def _holes(drawn: Drawn, position: int) -> list[tuple[int, int, int, int, int]]:
+    """The drawn holes; albumentations gives x before y."""
+    boxes = drawn["dropout"]["holes"].tolist() if "dropout" in drawn else []
+    return [(position, top, left, bottom, right) for left, top, right, bottom in boxes]

@@ -1,0 +1,196 @@
+"""A cohort's slices in memory-mapped files: scans are read once, and a cohort never sits in memory.
+
+    images.npy (N, H, W) float16    masks.npy (N, H, W) uint8    native/<case>.npy (D, H, W) uint8    index.json
+
+It holds a site's own patients, and stays there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imaging.atomic import replacing
+from imaging.cohort import Case, Problem
+from imaging.errors import InputError
+from imaging.preprocess import Preprocess
+from imaging.slice_parts import VERSION, CachedCase, Part, Recipe, read_part, write_part
+
+__all__ = ["CachedCase", "SliceCache"]
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class SliceCache:
+    """N slices of some cases, case after case, each from feet to head."""
+
+    folder: Path
+    fingerprint: str
+    classes: int
+    stamp: str
+    """Changes when any file, or how it is prepared, may have changed."""
+    cases: tuple[CachedCase, ...]
+    problems: tuple[Problem, ...]
+    """Cases put aside because they could not be read or prepared."""
+    images: NDArray[np.float16]
+    """(N, H, W), memory-mapped."""
+    masks: NDArray[np.uint8]
+    """(N, H, W), memory-mapped; 255 throughout where a slice has no mask."""
+
+    @cached_property
+    def labelled(self) -> NDArray[np.bool_]:
+        """(N,) true where a slice has a mask."""
+        return np.array([case.labelled for case in self.cases])[self.case_index]
+
+    @cached_property
+    def case_index(self) -> NDArray[np.int64]:
+        """(N,) which of `cases` a slice is of."""
+        return np.repeat(np.arange(len(self.cases)), [case.stop - case.start for case in self.cases])
+
+    def native_mask(self, case: CachedCase) -> NDArray[np.uint8]:
+        """The case's mask on its scan's own voxels, (D, H, W), memory-mapped.
+
+        Raises: ValueError when it has no mask, or the cache was built without native masks.
+        """
+        native = self.part(case).native
+        if native is None:
+            raise ValueError(f"case {case.id} has no mask, or the cache was built without native masks")
+        return native
+
+    def part(self, case: CachedCase) -> Part:
+        """The case alone, its slices counted from 0."""
+        n, span = case.stop - case.start, slice(case.start, case.stop)
+        native = self.folder / "native" / f"{case.key}.npy"
+        mask = np.load(native, mmap_mode="r") if native.exists() else None
+        return Part(replace(case, start=0, stop=n), self.images[span], self.masks[span], mask)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """The cache in that folder; InputError when it is not whole."""
+        try:
+            note = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+            if note["version"] != VERSION:
+                raise ValueError(f"version {note['version']}, not {VERSION}")
+            images, masks = (np.load(folder / name, mmap_mode="r") for name in ("images.npy", "masks.npy"))
+            cases = tuple(map(CachedCase.from_json, note["cases"]))
+            problems = tuple(Problem(p["what"], Path(p["where"]), p["fix"]) for p in note["problems"])
+            if not len(images) == len(masks) == cases[-1].stop:
+                raise ValueError("its arrays and its index differ in length")
+        except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError) as error:
+            what = f"is no whole cache of slices ({type(error).__name__})"
+            raise InputError(what, where=folder, fix="delete the folder to have it made again") from error
+        return cls(folder, note["fingerprint"], note["classes"], note["stamp"], cases, problems, images, masks)
+
+    @classmethod
+    def build(
+        cls,
+        cases: Sequence[Case],
+        plan: Preprocess,
+        folder: Path,
+        *,
+        classes: int,
+        keep_native: bool = True,
+        progress: Progress | None = None,
+    ) -> Self:
+        """The slices of these cases, prepared as planned, in that folder.
+
+        What is there and still true is kept: all of it, at once, while no file's size or time has changed; else the
+        cases whose content and plan are the same. A case that cannot be used is put aside in `problems`. One case is
+        in memory at a time, and an interrupted build goes on at the case it had begun. `progress` is told (cases
+        done, cases).
+
+        Raises: InputError when no case can be used, or the disk is full.
+        """
+        recipe, former = Recipe(plan, classes, keep_native), cls._former(folder)
+        stamp = recipe.stamp(cases)
+        if former and former.stamp == stamp:
+            return former
+        workshop = folder.with_name(f".{folder.name}.parts")
+        parts, problems = [], []
+        for done, case in enumerate(cases, 1):
+            part = _part(case, recipe, former, workshop)
+            if isinstance(part, Problem):
+                problems.append(part)
+            else:
+                parts.append(part)
+            if progress:
+                progress(done, len(cases))
+        if not parts:
+            raise _nothing(problems)
+        note = {"version": VERSION, "fingerprint": plan.fingerprint(), "classes": classes, "stamp": stamp}
+        note["problems"] = [{**asdict(problem), "where": str(problem.where)} for problem in problems]
+        with replacing(folder) as temporary:
+            _assemble(parts, note, workshop / "whole")  # there, so that what a kill leaves is found and removed
+            (workshop / "whole").replace(temporary)
+        shutil.rmtree(workshop, ignore_errors=True)
+        return cls.open(folder)
+
+    @classmethod
+    def _former(cls, folder: Path) -> Self | None:
+        try:
+            return cls.open(folder)
+        except InputError:
+            return None
+
+
+def _part(case: Case, recipe: Recipe, former: SliceCache | None, workshop: Path) -> Part | Problem:
+    """The case from the former cache, from an interrupted build, or from its own files; or why it cannot be used."""
+    try:
+        key = recipe.key(case)
+        for cached in former.cases if former else ():
+            if former and cached.key == key:
+                return former.part(cached)
+        if (workshop / key).exists():
+            return read_part(workshop / key)
+        part = recipe.prepare(case, key)
+    except InputError as error:
+        return Problem.of(error, case.files[0])
+    except OSError as error:
+        what = f"cannot be read ({error.strerror or type(error).__name__})"
+        return Problem(what, case.files[0], "see that the file is there and may be read")
+    return write_part(part, workshop / key)
+
+
+def _assemble(parts: Sequence[Part], note: dict[str, Any], folder: Path) -> None:
+    """All parts one after another."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "native").mkdir(parents=True)
+    _concatenate([part.images for part in parts], folder / "images.npy")
+    _concatenate([part.masks for part in parts], folder / "masks.npy")
+    cases, stop = [], 0
+    for part in parts:
+        start, stop = stop, stop + len(part.images)
+        cases.append(asdict(replace(part.case, start=start, stop=stop)))
+        if part.native is not None:
+            np.save(folder / "native" / f"{part.case.key}.npy", part.native)
+    (folder / "index.json").write_text(json.dumps({**note, "cases": cases}, indent=1), encoding="utf-8")
+
+
+def _concatenate(arrays: Sequence[NDArray[Any]], path: Path) -> None:
+    """One .npy file of all arrays, one in memory at a time.
+
+    Written, not mapped: on a full disk a write is refused, and a mapped page kills the process.
+    """
+    n, first = sum(map(len, arrays)), arrays[0]
+    header = {"descr": first.dtype.str, "fortran_order": False, "shape": (n, *first.shape[1:])}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for array in arrays:
+            file.write(np.ascontiguousarray(array).data)
+
+
+def _nothing(problems: Sequence[Problem]) -> InputError:
+    if not problems:
+        return InputError("there are no cases", fix="`preceptor site check` says what the folder holds")
+    first = problems[0]
+    what = f"none of {len(problems)} cases can be used; the first: {first.what}"
+    return InputError(what, where=first.where, fix=first.fix)

@@ -1,0 +1,82 @@
+"""Training batches: which slices a step sees, and what lies on them moved by one field a slice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distill.schemes.base import Batch, TeacherBatch
+from distill.sources import Teachers
+from imaging.augment import IDENTITY, Augment, draw
+from imaging.slices import SliceCache
+from imaging.warp import Warp
+from study.draws import derived, generator
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TrainingBatches:
+    """`batches[step]` for the training loop: the same for the same seed and step, whatever was asked before.
+
+    `ids` are the slices to train on. Where some of them have no mask and some do, `labelled_share` of every batch is
+    drawn from those that do.
+    """
+
+    slices: SliceCache
+    ids: Ids
+    teachers: Teachers | None
+    seed: int
+    size: int
+    labelled_share: float = 0.5
+    augment: Augment = field(default_factory=Augment)
+
+    def __getitem__(self, step: int) -> Batch:
+        ids = np.sort(self.drawn(step))  # files are read forwards
+        warp = draw(self.augment, derived(self.seed, "augment", step), size=self.slices.images.shape[1:], n=len(ids))
+        return assemble(self.slices, self.teachers, ids, warp)
+
+    def drawn(self, step: int) -> Ids:
+        """The slices of a step, in passes: no slice comes again before all others of its kind have come."""
+        has = self.slices.labelled[self.ids]
+        if has.all() or not has.any():
+            return _passes(self.ids, self.size, step, self.seed, "all")
+        count = round(self.size * self.labelled_share)
+        return np.concatenate([
+            _passes(self.ids[has], count, step, self.seed, "labelled"),
+            _passes(self.ids[~has], self.size - count, step, self.seed, "unlabelled"),
+        ])  # fmt: skip
+
+
+def plain(slices: SliceCache, teachers: Teachers | None, ids: Ids) -> Batch:
+    """These slices as they are, with what the teachers say of them."""
+    return assemble(slices, teachers, ids, draw(IDENTITY, 0, size=slices.images.shape[1:], n=len(ids)))
+
+
+def assemble(slices: SliceCache, teachers: Teachers | None, ids: Ids, warp: Warp) -> Batch:
+    """A batch with images, masks and the teachers' logits and maps moved alike; intensity changes touch images only.
+
+    Region contrast stays as the teacher measured it: a scalar a slice has no place to be moved to.
+    """
+    labelled = torch.from_numpy(slices.labelled[ids])
+    masks = warp.move_masks(torch.from_numpy(slices.masks[ids])).long()
+    images = warp.shade(warp.move(torch.from_numpy(slices.images[ids])[:, None]))
+    return Batch(images, masks, labelled, _moved(teachers.answers(ids), warp) if teachers else None)
+
+
+def _moved(answers: TeacherBatch, warp: Warp) -> TeacherBatch:
+    maps = {tap: [warp.move(m[:, None])[:, 0] for m in maps] for tap, maps in answers.attention.items()}
+    logits = warp.move(answers.logits.flatten(1, 2)).view(answers.logits.shape)
+    return TeacherBatch(logits, answers.answered, maps, answers.contrast, answers.valid)
+
+
+def _passes(ids: Ids, count: int, step: int, seed: int, kind: str) -> Ids:
+    """`count` of `ids`: where the step stands in an endless row of shuffled passes over all of them."""
+    places = np.arange(step * count, (step + 1) * count)
+    orders = {
+        one: generator(seed, "order", kind, int(one)).permutation(len(ids)) for one in np.unique(places // len(ids))
+    }
+    return np.array([ids[orders[place // len(ids)][place % len(ids)]] for place in places], dtype=np.int64)

@@ -1,0 +1,71 @@
+"""A distilled student's card, `student.json`: what it is, what it learned from, how its training went."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from imaging.atomic import write_text
+from imaging.errors import InputError
+from study.plan import Distill
+
+CARD = "student.json"
+
+
+class Check(BaseModel):
+    """One validation: steps done, Dice, and the mean of every loss term since the one before."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int
+    dice: float | None
+    terms: dict[str, float]
+
+
+class StudentCard(BaseModel):
+    """All that is needed to build the network again, and to tell how it came about; weights lie beside it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    label: str
+    """Its folder's name, and what the report calls it."""
+    scheme: str
+    study: str
+    seed: int
+    model: str
+    options: dict[str, str | int]
+    classes: list[str]
+    """Class names; the network has so many outputs."""
+    preprocess: dict[str, Any]
+    """How a scan is prepared for it: `[preprocess]` of the study."""
+    parameters: int
+    steps: int
+    best_step: int
+    """Whose weights these are: the best in validation, or the last where there was nothing to validate on."""
+    val_dice: float | None
+    """Their validation Dice: mean over cases and foreground classes, on the network's grid."""
+    history: list[Check]
+    seconds: float
+    """Spent training and validating, over all parts of a training that was interrupted."""
+    weights_hash: str
+    teachers: list[str]
+    """Sites whose answers it learned from."""
+    settings: Distill
+
+
+def read_card(folder: Path) -> StudentCard | None:
+    """The card in a job's folder; None where training has not finished. InputError when it cannot be read."""
+    path = folder / CARD
+    if not path.exists():
+        return None
+    try:
+        return StudentCard.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InputError("is no card of a student", where=path, fix=f"remove {folder} to distil it again") from error
+
+
+def write_card(folder: Path, card: StudentCard) -> None:
+    """Put the card into the job's folder; the last file written, so that with it the job is finished."""
+    write_text(folder / CARD, card.model_dump_json(indent=2) + "\n")

@@ -1,0 +1,156 @@
+"""`preceptor distill`, `schemes` and `report`: the centre's part."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from distill.card import StudentCard
+    from study.plan import Study
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, which holds study.json.")]
+
+
+def distill_command(
+    run: RunFolder,
+    scheme: Annotated[
+        str | None, typer.Option(help="One of `preceptor schemes`; the study's `distill.scheme` unless given.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the study's own.", show_default=False)] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another value of a `[distill]` key.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Folder under RUN/distill, and the name in the report; the scheme unless given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the student from the stored answers; a training that was stopped goes on where it stood.
+
+    `preceptor distill runs/prostate` trains by the study's scheme and leaves RUN/distill/amtkd/student.safetensors
+    with student.json beside it.
+
+    `preceptor distill runs/prostate --scheme supervised` trains the same student without any teacher, to compare.
+
+    `preceptor distill runs/prostate --set amtkd.law=as-printed --label as-printed` changes one key of `[distill]`.
+    """
+    from rich.console import Console
+
+    from distill.job import run_job
+    from distill.progress import shown
+    from distill.schemes import check
+    from study.run import read_study_of
+
+    study = read_study_of(run)
+    if settings:
+        study = changed(study, settings, label)
+    scheme = scheme or study.distill.scheme
+    check(scheme)
+    with shown(Console(stderr=True), label or scheme) as progress:
+        card = run_job(study, run, scheme, seed=seed, label=label, progress=progress)
+    if as_json:
+        typer.echo(card.model_dump_json(indent=2))
+    else:
+        Console().print(card_table(card))
+
+
+def changed(study: Study, settings: list[str], label: str | None) -> Study:
+    """The study with other values of some `[distill]` keys; InputError when one does not fit, or has no label."""
+    from pydantic import ValidationError
+
+    from imaging.errors import InputError
+    from study.plan import Distill, faults
+
+    if label is None:
+        raise InputError("`--set` makes another student than the study's", fix="name it with `--label`")
+    plan = study.distill.model_dump(mode="json")
+    for setting in settings:
+        key, found, value = setting.partition("=")
+        *tables, name = key.removeprefix("distill.").split(".")
+        place: Any = plan
+        for table in tables:
+            place = place.get(table) if isinstance(place, dict) else None
+        if not found or not isinstance(place, dict):
+            raise InputError(f"`--set {setting}` is not KEY=VALUE of `[distill]`", fix="such as --set amtkd.alpha=0")
+        place[name] = _value(value)
+    try:
+        return study.model_copy(update={"distill": Distill.model_validate(plan)})
+    except ValidationError as error:
+        raise InputError(faults(error, plan=Distill), fix="`preceptor study` explains every key") from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def card_table(card: StudentCard) -> Table:
+    """A finished student, for a reader."""
+    from rich.table import Table
+
+    dice = f"{card.val_dice:.3f} at step {card.best_step}" if card.val_dice is not None else "nothing to validate on"
+    table = Table(title=f"{card.study}: {card.label}", title_justify="left", show_header=False)
+    table.add_row("student", f"{card.model}, {card.parameters:,} parameters, {len(card.classes)} classes")
+    table.add_row("teachers", ", ".join(card.teachers) or "none")
+    table.add_row("steps", f"{card.steps} in {card.seconds / 60:.1f} min, seed {card.seed}")
+    table.add_row("validation Dice", dice)
+    table.add_row("weights", card.weights_hash[:16])
+    return table
+
+
+def schemes_command(as_json: AsJson = False) -> None:
+    """List the training schemes, and what each asks of the sites.
+
+    `preceptor schemes`
+
+    `preceptor schemes --json`
+
+    docs/schemes/ has a page on each: its equations, what it needs, what it costs, and when it fails.
+    """
+    rows = scheme_rows()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("scheme", "what it does", "teachers", "needs of each", title="Schemes", title_justify="left")
+    for row in rows:
+        table.add_row(row["name"], row["summary"], row["teachers"], ", ".join(row["contents"]) or "nothing")
+    Console().print(table)
+
+
+def scheme_rows() -> list[dict[str, Any]]:
+    """One row a scheme, as `--json` prints it, under the paper's settings."""
+    from torch import nn
+
+    from distill import schemes
+    from study.plan import Distill
+
+    rows = []
+    for name in schemes.names():
+        scheme = schemes.create(name, nn.Identity(), Distill(), 2)
+        summary = (scheme.__doc__ or "").partition("\n")[0]
+        needs = scheme.needs
+        row = {"name": name, "summary": summary, "teachers": needs.teachers, "contents": list(needs.contents)}
+        rows.append({**row, "unlabelled": needs.unlabelled})
+    return rows
+
+
+def report_command(run: RunFolder) -> None:
+    """Write RUN/report.html from whatever the run folder holds by now: one file that needs nothing else.
+
+    `preceptor report runs/prostate`
+    """
+    from distill.report import write_report
+
+    typer.echo(write_report(run))

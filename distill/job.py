@@ -1,0 +1,190 @@
+"""One training of one student under one scheme, from a run folder and into it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save as pack_tensors
+
+import models
+from distill import schemes
+from distill.answered import open_answers
+from distill.batches import TrainingBatches, plain
+from distill.card import Check, StudentCard, read_card, write_card
+from distill.history import History
+from distill.origin import Origin
+from distill.schemes.base import Scheme
+from distill.sources import StoredAnswers
+from distill.validation import case_dice
+from imaging.atomic import write_bytes, write_text
+from imaging.errors import InputError
+from imaging.slices import CachedCase, SliceCache
+from study.cohorts import lead_slices, lead_split
+from study.draws import derived
+from study.plan import Distill, Study
+from study.training import Outcome, Progress, TrainPlan, cyclic_lr, fit, load_best, use_threads, weights_hash
+from study.wire import digest
+
+Ids = NDArray[np.int64]
+WEIGHTS = "student.safetensors"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a training is made of, all of it derived from study, run folder, scheme and seed."""
+
+    name: str
+    """The scheme's id."""
+    scheme: Scheme
+    slices: SliceCache
+    train: Ids
+    validation: list[CachedCase]
+    answers: StoredAnswers | None
+    seed: int
+    origin: Origin
+
+
+def run_job(
+    study: Study,
+    run_folder: Path,
+    scheme: str,
+    *,
+    seed: int | None = None,
+    label: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> StudentCard:
+    """Train a student, or go on with it, or give back the card of one that is finished; into `distill/<label>`.
+
+    `seed` is the study's unless given, `label` the scheme's id, with the seed if that is not the study's. The same
+    study, answers, seed, threads and machine give the same student bit for bit, however often it was killed.
+
+    A finished student is not trained again, unless answers or slices have changed since.
+
+    Raises: InputError for an unknown scheme, answers that are missing or damaged, slices without any mask where the
+    scheme needs one, or a folder that holds a student of other settings.
+    """
+    schemes.check(scheme)
+    seed = study.seed if seed is None else seed
+    label = label or (scheme if seed == study.seed else f"{scheme}-seed-{seed}")
+    folder = run_folder / "distill" / label
+    use_threads(study.distill.threads)
+    job = prepare(study, run_folder, scheme, seed)
+    job.origin.settle(folder)
+    finished = read_card(folder)
+    if finished is not None:
+        return finished
+    outcome = train(study, job, folder, progress)
+    ship(job, folder)
+    card = card_of(study, job, outcome, label=label)
+    write_card(folder, card)
+    return card
+
+
+def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
+    """Everything that a training needs, with a fresh student; InputError as in `run_job`."""
+    slices = lead_slices(study, run_folder)
+    parts = lead_split(study, slices)
+    learner = new_scheme(study, scheme, seed)
+    train = parts["train"]
+    answers = None
+    if learner.needs.teachers != "none":
+        answers = open_answers(study, run_folder, slices, train, learner.needs)
+    if not learner.needs.unlabelled:
+        train = train[slices.labelled[train]]
+        if not len(train):
+            fix = "give the student's sources masks, or choose a scheme that learns from teachers alone"
+            raise InputError(
+                f"no training slice has a mask, and `{scheme}` learns from masks alone", where=run_folder, fix=fix
+            )
+    origin = Origin(
+        study_hash=study.hash(),
+        scheme=scheme,
+        seed=seed,
+        slices=digest({"train": train, "val": parts["val"], "keys": np.array([case.key for case in slices.cases])}),
+        answers=answers.checksums if answers else {},
+    )
+    held_out = set(parts["val"].tolist())
+    validation = [case for case in slices.cases if case.labelled and case.start in held_out]
+    return Job(scheme, learner, slices, train, validation, answers, seed, origin)
+
+
+def new_scheme(study: Study, scheme: str, seed: int) -> Scheme:
+    """The scheme around a student with the weights that this seed begins with; torch's own generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived(seed, "student"))
+        student = models.create(study.student.model, 1, study.classes, **study.student.options)
+        return schemes.create(scheme, student, study.distill, study.classes)
+
+
+def train_plan(plan: Distill, seed: int, identity: str) -> TrainPlan:
+    """Adam under a cyclic learning rate (AMTKD, section 4.3), validated every `validate_every` steps."""
+    lr = partial(cyclic_lr, lr_min=plan.lr_min, lr_max=plan.lr, half_cycle=plan.lr_half_cycle)
+    return TrainPlan(steps=plan.steps, lr=lr, seed=seed, every=plan.validate_every, identity=identity)
+
+
+def train(study: Study, job: Job, folder: Path, progress: Callable[[Progress], None] | None) -> Outcome:
+    """Train from where the folder's checkpoint stands to the end; the scheme then has its best weights."""
+    plan, student = study.distill, job.scheme.student
+    batches = TrainingBatches(job.slices, job.train, job.answers, job.seed, plan.batch, plan.labelled_share)
+    training = train_plan(plan, job.seed, job.origin.digest())
+    history = History(folder, training.lr, progress)
+    validate = partial(case_dice, student, job.slices, job.validation, study.classes) if job.validation else None
+    outcome = fit(job.scheme, batches, training, folder, validate=validate, progress=history)
+    job.scheme.load_state_dict(load_best(folder))
+    job.scheme.eval()
+    return outcome
+
+
+def ship(job: Job, folder: Path) -> None:
+    """The student's weights alone, and how its teachers were heard."""
+    if job.answers is not None:
+        write_text(folder / "weights.json", json.dumps(heard(job, job.answers)))
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in job.scheme.student.state_dict().items()}
+    write_bytes(folder / WEIGHTS, pack_tensors(weights))
+
+
+def heard(job: Job, answers: StoredAnswers, *, chunk: int = 32) -> dict[str, Any]:
+    """How much each site's teacher is heard on every training slice, unaugmented: a row of weights a slice."""
+    weights: list[list[float]] = []
+    for start in range(0, len(job.train), chunk):
+        batch = plain(job.slices, answers, job.train[start : start + chunk])
+        if batch.teachers is not None:
+            weights += job.scheme.weights(batch.teachers, batch.masks, batch.labelled).tolist()
+    return {
+        "sites": answers.sites,
+        "slices": job.train.tolist(),
+        "labelled": job.slices.labelled[job.train].tolist(),
+        "weights": [[round(weight, 6) for weight in row] for row in weights],
+    }
+
+
+def card_of(study: Study, job: Job, outcome: Outcome, *, label: str) -> StudentCard:
+    """The card of a student whose training has ended."""
+    student = job.scheme.student
+    return StudentCard(
+        label=label,
+        scheme=job.name,
+        study=study.name,
+        seed=job.seed,
+        model=study.student.model,
+        options=study.student.options,
+        classes=study.task.classes,
+        preprocess=study.preprocess.model_dump(mode="json"),
+        parameters=sum(p.numel() for p in student.parameters()),
+        steps=outcome.step,
+        best_step=outcome.best_step,
+        val_dice=outcome.best_dice,
+        history=[Check(step=v.step, dice=v.dice, terms=v.terms) for v in outcome.history],
+        seconds=sum(v.seconds for v in outcome.history),
+        weights_hash=weights_hash(student.state_dict()),
+        teachers=list(job.answers.sites) if job.answers else [],
+        settings=study.distill,
+    )

@@ -1,0 +1,58 @@
+"""What a student's weights depend on, kept beside its checkpoint as `origin.json`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from imaging.atomic import write_text
+from imaging.errors import InputError
+
+ORIGIN = "origin.json"
+
+
+class Origin(BaseModel):
+    """Settings, and what was learned from; a training that is taken up again must have the same of both."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    study_hash: str
+    scheme: str
+    seed: int
+    slices: str
+    """Digest of the training and validation slices."""
+    answers: dict[str, dict[str, str]]
+    """Site -> shard -> checksum."""
+
+    def settle(self, folder: Path) -> None:
+        """Make `folder` this training's. One of the same settings from other slices or answers is thrown away.
+
+        Raises: InputError when the folder holds a training of other settings.
+        """
+        former = _read(folder)
+        if former == self:
+            return
+        if former is not None:
+            settings = {"study_hash", "scheme", "seed"}
+            if former.model_dump(include=settings) != self.model_dump(include=settings):
+                fix = f"choose another `--label`, or remove {folder}"
+                raise InputError("holds a student of other settings", where=folder, fix=fix)
+            shutil.rmtree(folder)
+        write_text(folder / ORIGIN, self.model_dump_json(indent=1) + "\n")
+
+    def digest(self) -> str:
+        """All of it as text that does not depend on the order of keys."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+
+def _read(folder: Path) -> Origin | None:
+    path = folder / ORIGIN
+    if not path.exists():
+        return None
+    try:
+        return Origin.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InputError("cannot be read", where=path, fix=f"remove {folder} to distil again") from error

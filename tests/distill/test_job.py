@@ -1,0 +1,156 @@
+"""A job from a run folder and into it: what it leaves, that one seed gives one student, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import models
+from distill import schemes
+from distill.card import StudentCard
+from distill.job import run_job
+from imaging.errors import InputError
+from study.run import events
+from study.training import weights_hash
+
+if TYPE_CHECKING:
+    from tests.distill.conftest import MadeRun
+
+MakeRun = Callable[..., "MadeRun"]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("name", schemes.names())
+def test_a_job_leaves_a_plain_student_with_its_card(name: str, make_run: MakeRun) -> None:
+    run = make_run(3)
+    card = run_job(run.study, run.folder, name)
+    folder = run.folder / "distill" / name
+    assert StudentCard.model_validate_json((folder / "student.json").read_bytes()) == card
+    student = models.create(card.model, 1, len(card.classes), **card.options)
+    student.load_state_dict(load_file(folder / "student.safetensors"))
+    assert weights_hash(student.state_dict()) == card.weights_hash
+    assert card.teachers == {"supervised": [], "mono-teacher": ["east"]}.get(name, ["north", "east", "south"])
+    assert [check.step for check in card.history] == [3, 6, 7]
+    assert card.val_dice == max(check.dice or 0 for check in card.history)
+    log = events(folder)
+    assert [event["step"] for event in log if event["kind"] == "step"] == list(range(1, 8))
+    assert [event["dice"] for event in log if event["kind"] == "validation"] == [check.dice for check in card.history]
+    assert (folder / "weights.json").exists() == (name != "supervised")
+
+
+def test_weights_are_told_for_every_training_slice(make_run: MakeRun) -> None:
+    run = make_run(2)
+    run_job(run.study, run.folder, "amtkd")
+    told = json.loads((run.folder / "distill" / "amtkd" / "weights.json").read_text())
+    weights = np.array(told["weights"])
+    assert told["sites"] == ["north", "east", "south"]
+    assert weights.shape == (len(told["slices"]), 3)
+    assert weights.sum(1) == pytest.approx(1, abs=1e-5)
+    assert weights.std(0).min() > 0
+    assert 0 < sum(told["labelled"]) < len(told["slices"])
+
+
+def test_one_seed_gives_one_student_bit_for_bit(make_run: MakeRun) -> None:
+    run = make_run()
+    first = run_job(run.study, run.folder, "amtkd")
+    second = run_job(run.study, run.folder, "amtkd", label="again")
+    other = run_job(run.study, run.folder, "amtkd", seed=1)
+    assert first.weights_hash == second.weights_hash
+    assert other.weights_hash != first.weights_hash
+    assert other.label == "amtkd-seed-1"
+    weights = [(run.folder / "distill" / label / "student.safetensors").read_bytes() for label in ("amtkd", "again")]
+    assert weights[0] == weights[1]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from distill.job import run_job
+from study.run import read_study_of
+
+def kill(done):
+    if done.step == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+run = Path(sys.argv[1])
+run_job(read_study_of(run), run, "amtkd", progress=kill)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_job_goes_on_to_the_same_student(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    whole = tmp_path / "whole"
+    shutil.copytree(run.folder, whole)
+    expected = run_job(run.study, whole, "amtkd")
+    for step in (2, 5):  # before the first checkpoint, and between two
+        words = [sys.executable, "-c", KILLED, str(run.folder), str(step)]
+        killed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert not (run.folder / "distill" / "amtkd" / "student.json").exists()
+    card = run_job(run.study, run.folder, "amtkd")
+    assert card.weights_hash == expected.weights_hash
+    assert [check.terms for check in card.history] == [check.terms for check in expected.history]
+    log = events(run.folder / "distill" / "amtkd")
+    assert [event["step"] for event in log if event["kind"] == "step"] == list(range(1, 8))
+
+
+def test_a_finished_job_is_not_run_again(make_run: MakeRun) -> None:
+    run = make_run()
+    card = run_job(run.study, run.folder, "uniform")
+
+    def fail(done: object) -> None:
+        raise AssertionError("trained again")
+
+    assert run_job(run.study, run.folder, "uniform", progress=fail) == card
+
+
+def test_new_answers_make_a_new_student_and_other_settings_need_another_label(make_run: MakeRun) -> None:
+    run = make_run()
+    card = run_job(run.study, run.folder, "uniform")
+    torch.nn.init.normal_(next(run.teachers["north"].parameters()))
+    run.answer("north")
+    again = run_job(run.study, run.folder, "uniform")
+    assert again.weights_hash != card.weights_hash
+    steps = [event["step"] for event in events(run.folder / "distill" / "uniform") if event["kind"] == "step"]
+    assert steps == list(range(1, 8))
+    with pytest.raises(InputError, match="holds a student of other settings; choose another `--label`"):
+        run_job(run.changed(lr=0.001), run.folder, "uniform")
+    slower = run_job(run.changed(lr=0.001), run.folder, "uniform", label="slower")
+    assert slower.weights_hash != again.weights_hash
+
+
+def test_without_validation_patients_the_last_weights_count(make_run: MakeRun) -> None:
+    run = make_run(2, split=(1.0, 0.0, 0.0))
+    card = run_job(run.study, run.folder, "supervised")
+    assert (card.best_step, card.val_dice) == (7, None)
+    assert [check.dice for check in card.history] == [None, None, None]
+
+
+def test_a_study_without_any_mask_is_distilled_but_not_supervised(make_run: MakeRun) -> None:
+    run = make_run(2, masks=0)
+    with pytest.raises(InputError, match="no training slice has a mask, and `supervised` learns from masks alone"):
+        run_job(run.study, run.folder, "supervised")
+    card = run_job(run.study, run.folder, "amtkd")
+    assert card.val_dice is None
+    assert all(check.terms["dice"] == 0 < check.terms["kl"] for check in card.history)
+
+
+def test_an_unknown_scheme_writes_nothing(make_run: MakeRun) -> None:
+    run = make_run(answered=False)
+    with pytest.raises(InputError, match="did you mean `uniform`"):
+        run_job(run.study, run.folder, "uniforn")
+    with pytest.raises(InputError, match="site north has answered 0 of 3 shards"):
+        run_job(run.study, run.folder, "uniform")
+    assert not (run.folder / "distill").exists()

@@ -1,0 +1,146 @@
+"""Stored answers against the teachers run live, and what happens where the store is not whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from distill.answered import open_answers
+from distill.schemes.base import Needs
+from distill.sources import LiveTeachers, StoredAnswers
+from imaging.errors import InputError
+from study.cohorts import lead_split
+from study.run import Run
+
+if TYPE_CHECKING:
+    from tests.distill.conftest import MadeRun
+
+MakeRun = Callable[..., "MadeRun"]
+ALL = Needs(contents=("logits", "attention", "contrast"))
+
+
+def opened(run: MadeRun, needs: Needs = ALL) -> StoredAnswers:
+    return open_answers(run.study, run.folder, run.slices, lead_split(run.study, run.slices)["train"], needs)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_stored_answers_are_those_of_the_teachers_run_live(classes: int, make_run: MakeRun) -> None:
+    run = make_run(classes)
+    stored, live = opened(run), LiveTeachers(run.teachers, run.slices, classes=classes)
+    ids = lead_split(run.study, run.slices)["train"][[2, 3, 5, 7, 13, 19]]
+    said, says = stored.answers(ids), live.answers(ids)
+    assert stored.sites == live.sites == ("north", "east", "south")
+    assert said.logits.shape == (6, 3, classes, 40, 48)
+    assert said.valid["encoder"].any()
+    assert not said.valid["encoder"].all()
+    close = partial(assert_close, atol=2e-3, rtol=2e-3)  # float16 holds 11 bits
+    close(said.logits.float(), says.logits.float())
+    assert_close(said.contrast, says.contrast, atol=1e-5, rtol=1e-5)
+    assert_close((said.answered, said.valid), (says.answered, says.valid))
+    for tap in ("encoder", "decoder"):
+        close([m.float() for m in said.attention[tap]], [m.float() for m in says.attention[tap]])
+
+
+def test_only_what_a_scheme_needs_is_read(make_run: MakeRun) -> None:
+    run = make_run()
+    logits = opened(run, Needs()).answers(run.slices.case_index[:0])
+    assert (logits.attention, logits.contrast, logits.valid) == ({}, {}, {})
+
+
+def test_one_teacher_is_the_best_at_home_or_the_one_that_the_study_names(make_run: MakeRun) -> None:
+    run = make_run()
+    one = Needs(teachers="one")
+    assert opened(run, one).sites == ("east",)
+    named = run.changed(mono_teacher="south")
+    ids = lead_split(run.study, run.slices)["train"]
+    assert open_answers(named, run.folder, run.slices, ids, one).sites == ("south",)
+
+
+def test_answers_are_unpacked_once_and_again_when_they_change(make_run: MakeRun) -> None:
+    run = make_run()
+    opened(run)
+    note = run.folder / "distill" / "answers-cache" / "north" / "note.json"
+    before = note.stat().st_ino
+    opened(run)
+    assert note.stat().st_ino == before
+    torch.nn.init.zeros_(next(run.teachers["north"].parameters()))
+    run.answer("north", [1])
+    changed = opened(run)
+    assert note.stat().st_ino != before
+    ids = lead_split(run.study, run.slices)["train"][11:22]
+    live = LiveTeachers({"north": run.teachers["north"]}, run.slices, classes=3)
+    assert_close(changed.answers(ids).logits[:, :1], live.answers(ids).logits, atol=2e-3, rtol=2e-3)
+
+
+def test_an_unfinished_site_is_named_with_its_first_missing_shard(make_run: MakeRun) -> None:
+    run = make_run(answered=False)
+    run.answer("north")
+    run.answer("south")
+    run.answer("east", [0])
+    expected = r"site east has answered 1 of 3 shards; the first missing is 1; run the phase `collect`"
+    with pytest.raises(InputError, match=expected):
+        opened(run)
+
+
+def test_no_answers_at_all(make_run: MakeRun) -> None:
+    with pytest.raises(InputError, match=r"site north has answered 0 of 3 shards.*`collect`"):
+        opened(make_run(answered=False))
+
+
+def test_a_site_that_was_left_out_halfway_counts_where_it_answered(make_run: MakeRun) -> None:
+    run = make_run(answered=False)
+    run.answer("north")
+    run.answer("south", [0, 2])
+    Run(run.folder).event("site-left-out", site="south", cause="silent for 3600 s", remedy="")
+    Run(run.folder).event("site-left-out", site="east", cause="silent for 3600 s", remedy="")
+    answers = opened(run)
+    assert answers.sites == ("north", "south")
+    said = answers.answers(lead_split(run.study, run.slices)["train"])
+    assert said.answered[:, 0].all()
+    assert said.answered[:, 1].nonzero()[:, 0].tolist() == [*range(11), *range(22, len(said.answered))]
+    assert (said.logits[11:22, 1] == 0).all()
+
+
+def test_too_few_sites(make_run: MakeRun) -> None:
+    run = make_run(answered=False)
+    for site in ("north", "east", "south"):
+        Run(run.folder).event("site-left-out", site=site, cause="silent", remedy="")
+    with pytest.raises(InputError, match=r"0 sites have answered all, `federation.min_sites` asks for 1"):
+        opened(run)
+
+
+def test_a_policy_that_withholds_what_the_scheme_needs(make_run: MakeRun) -> None:
+    run = make_run(answered=False)
+    for site in ("north", "east", "south"):
+        run.answer(site, wants=("logits", "attention") if site == "east" else ("logits", "attention", "contrast"))
+    with pytest.raises(InputError, match=r"site east did not release contrast.*`distill.amtkd.alpha` to 0"):
+        opened(run)
+    assert opened(run, Needs()).sites == ("north", "east", "south")
+
+
+def chunk_of(folder: Path) -> Path:
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def test_a_damaged_shard_is_named_and_leaves_no_cache(make_run: MakeRun) -> None:
+    run = make_run()
+    chunk = chunk_of(run.folder / "store" / "east")
+    chunk.write_bytes(chunk.read_bytes()[: chunk.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"shard \d of site east is damaged.*collect again"):
+        opened(run)
+    assert not (run.folder / "distill" / "answers-cache" / "east").exists()
+    assert not list((run.folder / "distill" / "answers-cache").glob("*.tmp"))
+
+
+def test_foreign_slices_are_refused(make_run: MakeRun) -> None:
+    run = make_run()
+    others = np.arange(run.slices.images.shape[0], dtype=np.int64)[::2]
+    with pytest.raises(InputError, match="of site north answers slices that are not the student's"):
+        open_answers(run.study, run.folder, run.slices, others, ALL)

@@ -2,7 +2,7 @@
 
     python benchmarks/network_time.py --threads 1 --batch 8 --sides 96 128 enet espnet deeplabv3plus:resnet18
 
-Without names: the students, and the small teachers on three encoders. The best of the steps counts, after two to warm up.
+Without names: the students, and the small teachers on three encoders. After two to warm up, the best step counts.
 """
 
 from __future__ import annotations

@@ -47,7 +47,6 @@ def row(entry: Spec, classes: int, options: dict[str, str | int]) -> dict[str, A
     from models.cost import cost
 
     counted = cost(create(entry.name, 1, classes, **options), (SIDE, SIDE))
-    build = entry.with_encoder if entry.with_encoder and options else entry.build
     printed = not options and classes == 2
     return {
         "name": entry.name,
@@ -60,7 +59,7 @@ def row(entry: Spec, classes: int, options: dict[str, str | int]) -> dict[str, A
         "flops": counted.flops,
         "paper_parameters": entry.paper_parameters if printed else None,
         "paper_flops": entry.paper_flops if printed else None,
-        "size_multiple": build.multiple,
+        "size_multiple": entry.build_with(options).multiple,
         "taps": {tap: {"channels": c, "stride": SIDE // h} for tap, (c, h, _) in counted.taps.items()},
     }
 

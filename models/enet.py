@@ -74,6 +74,16 @@ class Down(nn.Module):
         return self.act(self.main(pooled) + self.extension(x)), where
 
 
+def unpool(x: Tensor, where: Tensor) -> Tensor:
+    """Each value put where its maximum stood, zeros elsewhere: (N, C, h, w) -> (N, C, 2h, 2w).
+
+    `F.max_unpool2d` does the same, but refuses torch's deterministic mode even where no two places can be equal.
+    """
+    n, channels, height, width = x.shape
+    flat = x.new_zeros(n, channels, 4 * height * width).scatter(2, where.flatten(2), x.flatten(2))
+    return flat.view(n, channels, 2 * height, 2 * width)
+
+
 class Up(nn.Module):
     """A unit that doubles the size, putting its values where the matching `Down` found the maxima."""
 
@@ -84,7 +94,7 @@ class Up(nn.Module):
         self.act = nn.PReLU()
 
     def forward(self, x: Tensor, where: Tensor) -> Tensor:
-        out: Tensor = self.act(F.max_unpool2d(self.main(x), where, (2, 2)) + self.extension(x))
+        out: Tensor = self.act(unpool(self.main(x), where) + self.extension(x))
         return out
 
 

@@ -25,6 +25,14 @@ def attention_map(features: Tensor, *, p: int = 1) -> Tensor:
     return _precise(features).abs().pow(p).sum(dim=1)
 
 
+def scaled(maps: Tensor) -> Tensor:
+    """Maps (N, h, w), at least 0, with their maximum at 1, so that float16 holds them; a map of zeros stays.
+
+    Only the direction of an attention map counts, so nothing is lost.
+    """
+    return maps / maps.amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+
+
 def region_contrast(features: Tensor, mask: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Cosine between the mean features of every two classes' regions, in [-1, 1], and where it is valid.
 
@@ -59,11 +67,11 @@ def region_shares(mask: Tensor, classes: int, features: Tensor) -> tuple[Tensor,
     if mask.ndim != 3 or len(mask) != len(features):
         raise ValueError(f"mask {tuple(mask.shape)} does not belong to features {tuple(features.shape)}")
     outlined = (mask != NO_MASK).all(dim=2).all(dim=1)
-    known = torch.where(outlined[:, None, None], mask, 0).long()
+    known = torch.where(outlined[:, None, None], mask, 0)
     if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < classes:
         raise ValueError(f"mask values reach from {known.min()} to {known.max()}, outside 0 to {classes - 1}")
-    one_hot = F.one_hot(known, classes).movedim(3, 1).to(features.dtype)
-    return F.adaptive_avg_pool2d(one_hot, (features.shape[2], features.shape[3])), outlined
+    one_hot = known[:, None] == torch.arange(classes, device=mask.device)[:, None, None]
+    return F.adaptive_avg_pool2d(one_hot.to(features.dtype), (features.shape[2], features.shape[3])), outlined
 
 
 def _precise(features: Tensor) -> Tensor:

@@ -47,6 +47,10 @@ class Spec:
         """What `create` takes for this network besides channels and classes."""
         return ("encoder", "pretrained") if self.with_encoder else ()
 
+    def build_with(self, options: Mapping[str, str | int]) -> Build:
+        """How `create` builds it with these options."""
+        return self.with_encoder if self.with_encoder and "encoder" in options else self.build
+
 
 def _same(path: str) -> dict[str, str]:
     """Both taps of a network that has no layer between its trunk and its classifier."""
@@ -153,7 +157,7 @@ def create(name: str, in_channels: int = 1, classes: int = 2, **options: str | i
     """
     entry = spec(name)
     _check(entry, in_channels, classes, options)
-    build = entry.with_encoder if entry.with_encoder and "encoder" in options else entry.build
+    build = entry.build_with(options)
     module, _, factory = build.factory.partition(":")
     body = getattr(import_module(module), factory)(in_channels, classes, **options)
     from models.network import Network  # noqa: PLC0415 (torch, not before a network is wanted)

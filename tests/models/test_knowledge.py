@@ -9,7 +9,7 @@ from hypothesis.strategies import floats, integers
 from torch import Tensor
 from torch.testing import assert_close
 
-from models.knowledge import NO_MASK, attention_map, region_contrast, region_shares
+from models.knowledge import NO_MASK, attention_map, region_contrast, region_shares, scaled
 
 
 def array(*values: object) -> Tensor:
@@ -38,6 +38,13 @@ def test_attention_distances_of_the_worked_example() -> None:
     assert float(difference[1].abs().sum()) == pytest.approx(0.36210481, abs=1e-6)
     assert float(difference[2].square().mean()) == pytest.approx(0.01898080, abs=1e-6)
     assert float(difference[4].square().sum()) == pytest.approx(0.11345310, abs=1e-6)
+
+
+def test_scaled_maps_fit_half_precision_and_keep_their_direction() -> None:
+    maps = torch.rand(3, 5, 7) * torch.tensor([1e7, 1e-7, 0])[:, None, None]
+    fitted = scaled(maps)
+    assert fitted.amax((1, 2)).tolist() == [1, 1, 0]
+    assert_close(unit(fitted[:2].half().float()), unit(maps[:2]), rtol=2e-3, atol=1e-4)
 
 
 def test_region_contrast_of_the_worked_example() -> None:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 import models
 from imaging.errors import InputError
+from models.enet import unpool
 
 N, C, H, W = 3, 5, 32, 48
 ENCODERS = ("", "resnet18", "tu-mobilenetv3_small_050")
@@ -99,9 +101,7 @@ def test_evaluation_repeats_itself_and_keeps_slices_apart(trained: Trained) -> N
 
 
 def test_a_size_that_does_not_fit_is_refused_with_sizes_that_do(trained: Trained) -> None:
-    entry = models.spec(trained.name)
-    build = entry.with_encoder if trained.encoder else entry.build
-    assert build is not None
+    build = models.spec(trained.name).build_with({"encoder": trained.encoder} if trained.encoder else {})
     image = torch.randn(1, 1, 37, 53)
     if build.multiple == 1:
         with torch.no_grad():
@@ -136,9 +136,22 @@ def test_a_student_is_copied_whole(name: str) -> None:
     assert_close(copy.deepcopy(net)(image), net(image), rtol=0, atol=0)
 
 
-def test_one_seed_gives_one_network() -> None:
-    nets = []
-    for _ in range(2):
-        torch.manual_seed(11)
-        nets.append(models.create("enet").state_dict())
-    assert all(torch.equal(nets[0][key], nets[1][key]) for key in nets[0])
+@pytest.mark.parametrize("name", ["espnet", "enet", "mobilenetv2"])
+def test_one_seed_gives_one_gradient_in_torchs_deterministic_mode(name: str) -> None:
+    gradients = []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for _ in range(2):
+            torch.manual_seed(11)
+            net = models.create(name)
+            loss = net(torch.randn(3, 1, 16, 24)).square().mean()
+            gradients.append(torch.autograd.grad(loss, list(net.parameters())))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+
+
+def test_unpooling_puts_each_maximum_back() -> None:
+    image = torch.randn(3, 5, 14, 22)
+    pooled, where = F.max_pool2d_with_indices(image, (2, 2))
+    assert_close(unpool(pooled, where), F.max_unpool2d(pooled, where, [2, 2]), rtol=0, atol=0)

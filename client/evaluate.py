@@ -1,0 +1,157 @@
+"""How well a network does on the site's own patients: metrics leave, pictures stay."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+import models
+from client.scans import Part, Scans
+from client.site import SiteConfig
+from client.status import Status
+from imaging.atomic import replacing, write_text
+from imaging.errors import InputError
+from imaging.grid import to_native
+from imaging.metrics import case_metrics, mean_dice
+from imaging.slices import CachedCase
+from study.draws import generator
+from study.training import evaluating
+from study.wire import Arrays, CaseMetrics, EvaluateReply, EvaluateRequest, digest, expect
+
+BATCH = 16
+"""Slices at once."""
+log = logging.getLogger("client")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A case's metrics, and some of its slices as the network saw them, to be looked at where they were made."""
+
+    metrics: CaseMetrics
+    dice: float
+    overlay: dict[str, NDArray[Any]]
+    """`image` (n, H, W) float16, `reference` and `prediction` (n, H, W) uint8."""
+
+
+def logits_of(network: nn.Module, images: NDArray[np.float16]) -> NDArray[np.float32]:
+    """Logits (N, C, H, W) of prepared slices (N, H, W)."""
+    device = next(network.parameters()).device
+    with evaluating(network):
+        batches = [torch.from_numpy(images[i : i + BATCH].astype(np.float32)) for i in range(0, len(images), BATCH)]
+        return np.concatenate([network(batch[:, None].to(device)).float().cpu().numpy() for batch in batches])
+
+
+def validation_dice(network: nn.Module, scans: Scans, classes: int) -> float:
+    """Mean Dice over foreground classes and validation cases, on the network's own grid: quick."""
+    cache, values = scans.cache, []
+    for case in scans.parts["val"]:
+        prediction = logits_of(network, cache.images[case.start : case.stop]).argmax(1)
+        values.append(mean_dice(prediction, cache.masks[case.start : case.stop], classes=classes))
+    return float(np.mean(values))
+
+
+def evaluate(
+    network: nn.Module,
+    scans: Scans,
+    part: Part,
+    classes: list[str],
+    *,
+    progress: Callable[[int, int], None] = lambda done, cases: None,
+) -> list[Evaluated]:
+    """Every case of that part on its scan's own grid, one in memory at a time.
+
+    In an order that tells nothing: shuffled by what only the site knows, and alike for every network, so that two can
+    be compared case by case. Raises: InputError where there is no case.
+    """
+    cases = scans.parts[part]
+    if not cases:
+        raise InputError(
+            f"the site has no outlined patient in the {part} split",
+            fix=f"outline more patients there, or give {part} a share in `teacher.split`",
+        )
+    order = generator(int(scans.identity(), 16), "order").permutation(len(cases))
+    found = []
+    for done, index in enumerate(order):
+        progress(done, len(cases))
+        found.append(_case(network, scans, cases[index], classes))
+    return found
+
+
+def _case(network: nn.Module, scans: Scans, case: CachedCase, classes: list[str]) -> Evaluated:
+    cache, rows = scans.cache, slice(case.start, case.stop)
+    logits = logits_of(network, cache.images[rows])
+    reference = cache.native_mask(case)
+    metrics = case_metrics(to_native(logits, case.grid), reference, classes=classes, spacing_mm=case.spacing_mm)
+    values = [value for value in metrics["dice"].values() if value is not None]
+    prediction = logits.argmax(1).astype(np.uint8)
+    shown = _shown(prediction, cache.masks[rows], len(classes))
+    overlay = {
+        "image": cache.images[rows][shown],
+        "reference": cache.masks[rows][shown],
+        "prediction": prediction[shown],
+    }
+    return Evaluated(CaseMetrics(metrics=metrics, slices=len(reference)), float(np.mean(values)), overlay)
+
+
+def _shown(prediction: NDArray[np.uint8], reference: NDArray[np.uint8], classes: int) -> list[int]:
+    """Two slices to look at: the one with most foreground, and the one whose Dice is worst."""
+    dice = [mean_dice(p, r, classes=classes) for p, r in zip(prediction, reference, strict=True)]
+    return sorted({int((reference > 0).sum((1, 2)).argmax()), int(np.argmin(dice))})
+
+
+def keep_overlays(folder: Path, found: list[Evaluated]) -> None:
+    """Pictures of the worst, the middle and the best case, in this order, as `folder`/00.npz and on; they stay here."""
+    ranked = sorted(found, key=lambda evaluated: evaluated.dice)
+    chosen = dict.fromkeys([0, len(ranked) // 2, len(ranked) - 1])
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        for number, index in enumerate(chosen):
+            np.savez_compressed(temporary / f"{number:02d}.npz", **ranked[index].overlay)  # type: ignore[arg-type]
+
+
+def student_of(request: EvaluateRequest, weights: Arrays) -> nn.Module:
+    """The network that was sent; InputError unless every array has its place, shape and type, and is finite."""
+    network = models.create(request.model, 1, len(request.assignment.task.classes), **request.options)
+    own = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    if foreign := sorted(set(weights) - set(own)):
+        raise InputError(
+            f"the weights hold `{foreign[0]}`, which `{request.model}` does not have", fix="send the student again"
+        )
+    for name, array in own.items():
+        expect(weights, name, array.dtype.type, array.shape)
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    return network.eval()
+
+
+def evaluate_student(
+    config: SiteConfig, request: EvaluateRequest, weights: Arrays, scans: Scans, status: Status
+) -> EvaluateReply:
+    """Metrics of that student on the site's patients; those of weights met before come from the workspace."""
+    weights_hash = digest(weights)
+    name = f"{request.label}-{request.split}-{weights_hash[:16]}.json"
+    kept = config.workspace / "evaluations" / f"{request.assignment.preprocess.fingerprint()}-{scans.identity()}" / name
+    if kept.exists():
+        return EvaluateReply.model_validate_json(kept.read_bytes())
+    found = evaluate(
+        student_of(request, weights),
+        scans,
+        request.split,
+        request.assignment.task.classes,
+        progress=lambda done, cases: status.set(doing="evaluating", step=done, steps=cases),
+    )
+    keep_overlays(config.workspace / "overlays" / request.label, found)
+    cases = [evaluated.metrics for evaluated in found]
+    log.info("%s on %d %s cases: Dice %.3f", request.label, len(cases), request.split, np.mean([e.dice for e in found]))
+    reply = EvaluateReply(
+        site=config.name, label=request.label, split=request.split, weights_hash=weights_hash, cases=cases
+    )
+    write_text(kept, reply.model_dump_json())
+    return reply

@@ -1,0 +1,75 @@
+"""What a site does with each message: unpack, call one plain function, release (policy, then audit), pack."""
+
+from __future__ import annotations
+
+import logging
+
+from client import audit
+from client.evaluate import evaluate_student
+from client.scans import Scans, open_scans
+from client.site import SiteConfig
+from client.status import Status, Work
+from client.teacher import Teacher, load_teacher
+from client.training import Course
+from study.wire import Arrays, Assignment, EvaluateRequest, Header, Shard, TeachRequest, pack, unpack
+
+log = logging.getLogger("client")
+
+
+class Site:
+    """A hospital in a study: its settings, what it is doing, and the scans and teacher kept warm between messages."""
+
+    def __init__(self, config: SiteConfig) -> None:
+        self.config, self.status = config, Status(config.name)
+        self._scans: tuple[Assignment, Scans] | None = None
+        self._teacher: Teacher | None = None
+
+    def teach(self, body: bytes) -> bytes:
+        request, _ = unpack(body, TeachRequest)
+        scans = self.scans(request.assignment)
+        self._teacher = None
+        card = Course(self.config, request.assignment, scans).teach(request.until_epoch, self.status)
+        return self.release("teach", body, card)
+
+    def answer(self, body: bytes) -> bytes:
+        shard = Shard.unpack(body)
+        self.config.policy.admit(shard)
+        self.status.set(study=shard.assignment.study, doing="answering", steps=len(shard.slice_ids))
+        answers = self.config.policy.released(self.teacher(shard.assignment).answer(shard))
+        self.status.set(shards=self.status.now.shards + 1)
+        log.info("shard %d: %d slices answered", shard.index, len(shard.slice_ids))
+        return self.release("answer", body, answers.header, answers.arrays())
+
+    def evaluate(self, body: bytes) -> bytes:
+        request, weights = unpack(body, EvaluateRequest)
+        scans = self.scans(request.assignment)
+        reply = evaluate_student(self.config, request, weights, scans, self.status)
+        return self.release("evaluate", body, reply)
+
+    def release(self, work: Work, body: bytes, header: Header, arrays: Arrays | None = None) -> bytes:
+        """The packed reply, once the audit log holds it; InputError, and nothing to send, where the log cannot."""
+        reply = pack(header, arrays)
+        audit.record(
+            self.config.workspace,
+            message=work,
+            study=self.status.now.study,
+            received=len(body),
+            reply=reply,
+            kind=type(header).__name__,
+            arrays={name: list(array.shape) for name, array in (arrays or {}).items()},
+        )
+        return reply
+
+    def scans(self, assignment: Assignment) -> Scans:
+        """The site's scans as this study sees them; read once, then kept open."""
+        self.status.set(study=assignment.study, doing="reading scans")
+        if self._scans is None or self._scans[0] != assignment:
+            progress = lambda done, cases: self.status.set(step=done, steps=cases)  # noqa: E731
+            self._scans = assignment, open_scans(self.config, assignment, progress=progress)
+        return self._scans[1]
+
+    def teacher(self, assignment: Assignment) -> Teacher:
+        """The teacher trained for this study; loaded once, then kept warm."""
+        if self._teacher is None or self._teacher.assignment != assignment:
+            self._teacher = load_teacher(self.config, assignment)
+        return self._teacher

@@ -1,0 +1,91 @@
+"""Every network at every site's patients, in one process: for whoever may read all folders, as in a simulation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+import models
+from client.evaluate import evaluate
+from client.scans import Part, Scans, open_scans
+from client.site import SiteConfig
+from client.teacher import load_teacher
+from imaging.errors import InputError
+from study.cohorts import assignment
+from study.plan import Study
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network at a site: metrics of each case, and the cases' mean Dice."""
+
+    network: str
+    site: str
+    split: Part
+    dice: list[float]
+    cases: list[dict[str, Any]]
+
+    def as_json(self) -> dict[str, Any]:
+        """The row as it stands in cross.json."""
+        mean = float(np.mean(self.dice))
+        return {"network": self.network, "site": self.site, "split": self.split, "dice": mean, "cases": self.cases}
+
+
+def matrix(
+    study: Study,
+    sites: list[SiteConfig],
+    *,
+    teachers: list[SiteConfig],
+    students: list[Path],
+    split: Part,
+    progress: Callable[[str, str], None] = lambda network, site: None,
+) -> Iterator[Row]:
+    """A row for each network and site, teachers first; one network and one case in memory at a time.
+
+    Raises: InputError when a teacher was not trained, a student is missing, or a site has no patient in that split.
+    """
+    scans = {site.name: open_scans(site, assignment(study, site.name)) for site in sites}
+    for home in teachers:
+        network = load_teacher(home, assignment(study, home.name)).network
+        yield from _row(study, home.name, network, scans, split=split, progress=progress)
+    for folder in students:
+        yield from _row(study, folder.name, student(folder, study.classes), scans, split=split, progress=progress)
+
+
+def student(folder: Path, classes: int) -> nn.Module:
+    """The student in a folder such as run/distill/amtkd; InputError where there is none, or it is damaged."""
+    try:
+        note = json.loads((folder / "student.json").read_bytes())
+        network = models.create(note["model"], 1, classes, **note["options"])
+        network.load_state_dict(load_file(folder / "student.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            "holds no student that can be read", where=folder, fix="run `preceptor distill` first"
+        ) from error
+    return network.eval()
+
+
+def _row(
+    study: Study,
+    name: str,
+    network: nn.Module,
+    scans: dict[str, Scans],
+    *,
+    split: Part,
+    progress: Callable[[str, str], None],
+) -> Iterator[Row]:
+    torch.manual_seed(study.seed)
+    for site, held in scans.items():
+        progress(name, site)
+        found = evaluate(network, held, split, study.task.classes)
+        cases = [evaluated.metrics.model_dump(mode="json") for evaluated in found]
+        yield Row(name, site, split, [evaluated.dice for evaluated in found], cases)

@@ -1,0 +1,55 @@
+"""What may leave a site, whatever is asked of it: `[policy]` of site.toml."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import Field
+
+from imaging.errors import InputError
+from study.answers import CONTENTS, Answers
+from study.plan import Plan
+from study.wire import Shard
+
+
+class Policy(Plan):
+    """`[policy]` of site.toml. A site never sends pixels or weights; this narrows what it does send."""
+
+    release: tuple[Literal["logits", "attention", "contrast"], ...] = ("logits", "attention", "contrast")
+    """What answers to a shard may hold; without `logits` the site trains and evaluates but answers nothing."""
+    max_slices: int = Field(4096, ge=1)
+    """Slices that one shard may ask about."""
+    max_message_mib: int = Field(1024, ge=1)
+    """Size of one incoming message in MiB: bounds the service's memory."""
+
+    @property
+    def max_bytes(self) -> int:
+        return self.max_message_mib * 2**20
+
+    def admit(self, shard: Shard) -> None:
+        """InputError, before any work, where this policy could release no answer to the shard."""
+        if unknown := sorted(set(shard.wants) - set(CONTENTS)):
+            raise InputError(
+                f"a shard asks for {', '.join(unknown)}, which no site sends", fix=f"ask for {', '.join(CONTENTS)}"
+            )
+        if "logits" not in self.release:
+            raise InputError("this site's policy releases no logits", fix="go on without this site's answers")
+        if len(shard.slice_ids) > self.max_slices:
+            raise InputError(
+                f"a shard asks about {len(shard.slice_ids)} slices, this site's policy allows {self.max_slices}",
+                fix=f"set `federation.shard_slices` to {self.max_slices} or less",
+            )
+
+    def released(self, answers: Answers) -> Answers:
+        """The same answers without what may not leave."""
+        kept = answers if "attention" in self.release else replace(answers, attention={})
+        return kept if "contrast" in self.release else replace(kept, contrast={}, valid={})
+
+    def admit_bytes(self, received: int) -> None:
+        """InputError where a message is larger than this site takes."""
+        if received > self.max_bytes:
+            raise InputError(
+                f"a message is larger than the {self.max_message_mib} MiB that this site takes",
+                fix="set a smaller `federation.shard_slices`",
+            )

@@ -1,0 +1,83 @@
+"""The site's own outlined scans as one study sees them: slices on disk, split by patient."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.site import SiteConfig
+from imaging.cohort import Case, inspect, select, split
+from imaging.errors import InputError
+from imaging.slices import CachedCase, SliceCache
+from study.wire import Assignment
+
+Part = Literal["train", "val", "test"]
+log = logging.getLogger("client")
+
+
+@dataclass(frozen=True)
+class Scans:
+    """Slices of all usable cases in one memory-mapped cache, and which case belongs to which part."""
+
+    cache: SliceCache
+    parts: dict[Part, list[CachedCase]]
+    set_aside: int
+    """Cases that could not be used; which and why stands in the site's log."""
+
+    def slices(self, part: Part) -> NDArray[np.int64]:
+        """Numbers of that part's slices in the cache."""
+        ranges = [np.arange(case.start, case.stop, dtype=np.int64) for case in self.parts[part]]
+        return np.concatenate(ranges) if ranges else np.empty(0, np.int64)
+
+    def patients(self) -> dict[Part, int]:
+        """How many patients each part holds."""
+        return {part: len({case.patient for case in cases}) for part, cases in self.parts.items()}
+
+    def counts(self) -> dict[Part, int]:
+        """How many slices each part holds."""
+        return {part: len(self.slices(part)) for part in self.parts}
+
+    def identity(self) -> str:
+        """Hash of which cases, with what in them, lie in which part; nobody without the scans can guess it."""
+        note = {part: [case.key for case in cases] for part, cases in self.parts.items()}
+        return hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def open_scans(
+    config: SiteConfig, assignment: Assignment, *, progress: Callable[[int, int], None] | None = None
+) -> Scans:
+    """Read what is not in the workspace's cache yet, one case at a time, and split by patient.
+
+    Raises: InputError when no case with a mask can be used.
+    """
+    classes = len(assignment.task.classes)
+    found = inspect(config.data, classes=classes)
+    outlined = [case for case in select(found.cases, config.patients, config.masks) if case.labelled]
+    cases = [case for case in outlined if _fits(case, assignment)]
+    if not cases:
+        raise InputError(
+            f"the site has no outlined {assignment.task.modality} scan",
+            where=config.data,
+            fix="run `preceptor site check` on the site's folder: it says what is missing",
+        )
+    folder = config.workspace / "cache" / f"{assignment.preprocess.fingerprint()}-{classes}"
+    cache = SliceCache.build(cases, assignment.preprocess, folder, classes=classes, progress=progress)
+    for problem in (*found.problems, *cache.problems):
+        log.warning("put aside: %s: %s; %s", problem.where, problem.what, problem.fix)
+    parts = split(cache.cases, seed=assignment.seed, shares=assignment.teacher.split)
+    aside = len(found.problems) + len(cache.problems) + len(outlined) - len(cases)
+    scans = Scans(cache, {part: parts[part] for part in get_args(Part)}, aside)
+    log.info("patients %s, slices %s, %d cases put aside", scans.patients(), scans.counts(), aside)
+    return scans
+
+
+def _fits(case: Case, assignment: Assignment) -> bool:
+    """Whether the case is of the study's modality; a NIfTI file does not say its own."""
+    return case.modality in ("", assignment.task.modality)

@@ -1,0 +1,113 @@
+"""A site's teacher: the best weights of its training, and its answers to a shard; the weights never leave."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+import models
+from client.site import SiteConfig
+from imaging.errors import InputError
+from models.knowledge import attention_map, region_contrast, scaled
+from study.answers import Answers, AnswersHeader
+from study.training import evaluating, load_best, weights_hash
+from study.wire import Assignment, Shard
+
+BATCH = 16
+"""Slices at once, always: a batch of another size may differ in its last bits."""
+TAPS = ("encoder", "decoder")
+HIGHEST = float(np.finfo(np.float16).max)
+
+
+def folder_of(config: SiteConfig, assignment: Assignment) -> Path:
+    """Where that teacher's checkpoint lies: a folder for each way to train, so a study's other settings may change."""
+    settings = assignment.model_dump(mode="json", exclude={"study", "study_hash"})
+    del settings["teacher"]["round_epochs"]
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    return config.workspace / "teacher" / key
+
+
+def build(assignment: Assignment, *, fresh: bool) -> nn.Module:
+    """The teacher's network; without downloading pretrained weights unless it is `fresh`."""
+    options = {key: value for key, value in assignment.teacher.options.items() if fresh or key != "pretrained"}
+    return models.create(assignment.teacher.model, 1, len(assignment.task.classes), **options)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network at rest with the best weights so far, and their hash."""
+
+    site: str
+    assignment: Assignment
+    network: nn.Module
+    weights_hash: str
+
+    def answer(self, shard: Shard) -> Answers:
+        """What this teacher says of a shard's slices; the same again, bit for bit, whenever asked.
+
+        Attention maps have their maximum at 1 in every slice, since only their direction counts.
+        Raises: InputError when the shard was prepared otherwise than the teacher's own slices.
+        """
+        self._check(shard)
+        pieces = [self._piece(shard, slice(start, start + BATCH)) for start in range(0, len(shard.slice_ids), BATCH)]
+        arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        fingerprint = shard.assignment.preprocess.fingerprint()
+        header = AnswersHeader(
+            site=self.site, index=shard.index, weights_hash=self.weights_hash, fingerprint=fingerprint
+        )
+        return Answers.from_arrays(header, arrays | {"slice_ids": shard.slice_ids})
+
+    def _check(self, shard: Shard) -> None:
+        ours, theirs = self.assignment.preprocess.fingerprint(), shard.assignment.preprocess.fingerprint()
+        if ours != theirs:
+            raise InputError(
+                f"a shard was prepared as {theirs}, this site's teacher learned from slices prepared as {ours}",
+                fix="train the teachers again, or restore the study's `[preprocess]`",
+            )
+        if not len(shard.slice_ids):
+            raise InputError(f"shard {shard.index} holds no slice", fix="ask about at least one")
+
+    def _piece(self, shard: Shard, part: slice) -> dict[str, NDArray[Any]]:
+        """Arrays of at most `BATCH` slices under the flat names of `Answers.arrays`."""
+        device = next(self.network.parameters()).device
+        images = torch.from_numpy(shard.images[part].astype(np.float32)).to(device)
+        masks = torch.from_numpy(shard.masks[part]).to(device)
+        arrays: dict[str, NDArray[Any]] = {}
+        with ExitStack() as stack:
+            stack.enter_context(evaluating(self.network))
+            features = stack.enter_context(models.tap(self.network, TAPS)) if set(shard.wants) - {"logits"} else {}
+            logits = self.network(images)
+            arrays["logits"] = logits.float().clamp(-HIGHEST, HIGHEST).half().cpu().numpy()
+            for tap in features:
+                if "attention" in shard.wants:
+                    arrays[f"attention/{tap}"] = scaled(attention_map(features[tap], p=1)).half().cpu().numpy()
+                if "contrast" in shard.wants:
+                    contrast, valid = region_contrast(features[tap], masks, len(self.assignment.task.classes))
+                    arrays[f"contrast/{tap}"] = contrast.float().cpu().numpy()
+                    arrays[f"valid/{tap}"] = valid.cpu().numpy()
+        return arrays
+
+
+def load_teacher(config: SiteConfig, assignment: Assignment) -> Teacher:
+    """The teacher trained for that assignment, with its best weights so far.
+
+    Raises: InputError when none has been trained, or its checkpoint is damaged.
+    """
+    folder = folder_of(config, assignment)
+    if not folder.exists():
+        raise InputError(
+            "no teacher has been trained here for this study", where=folder, fix="train the teachers first"
+        )
+    weights = load_best(folder)
+    network = build(assignment, fresh=False)
+    network.load_state_dict(weights)
+    return Teacher(config.name, assignment, network.eval(), weights_hash(weights))

@@ -1,0 +1,174 @@
+"""How a teacher is trained on the site's own slices; what leaves of it is its card."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.losses.dice import DiceCELoss
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from client.evaluate import validation_dice
+from client.scans import Scans
+from client.site import SiteConfig
+from client.status import Status
+from client.teacher import build, folder_of
+from imaging.augment import Augment, draw
+from imaging.errors import InputError
+from imaging.slices import SliceCache
+from study.draws import derived, generator
+from study.training import Outcome, Progress, TrainPlan, fit, load_best, weights_hash
+from study.wire import Assignment, Card, Epoch
+
+Batch = tuple[Tensor, Tensor]
+"""Images (N, 1, H, W) float32 and masks (N, H, W) int64."""
+log = logging.getLogger("client")
+
+
+class Supervised:
+    """A network under Dice and cross-entropy on outlined slices."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        # pooled over the batch, since a slice without foreground has no Dice of its own worth descending
+        self._loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+
+    def loss(self, batch: Batch, /) -> dict[str, Tensor]:
+        images, masks = batch
+        return {"dice_ce": self._loss(self.network(images), masks[:, None])}
+
+
+@dataclass(frozen=True)
+class TrainSlices:
+    """Batches of augmented slices; each epoch has its own order, and leaves out what does not fill a batch."""
+
+    cache: SliceCache
+    slices: NDArray[np.int64]
+    batch: int
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        """Steps an epoch."""
+        return max(1, len(self.slices) // self.batch)
+
+    def chosen(self, step: int) -> NDArray[np.int64]:
+        """Numbers of that step's slices."""
+        epoch, place = divmod(step, self.steps)
+        order = generator(self.seed, "order", epoch).permutation(self.slices)
+        return order[place * self.batch : (place + 1) * self.batch]
+
+    def __getitem__(self, step: int, /) -> Batch:
+        chosen = self.chosen(step)
+        images = torch.from_numpy(self.cache.images[chosen].astype(np.float32))[:, None]
+        masks = torch.from_numpy(self.cache.masks[chosen].astype(np.int64))
+        height, width = images.shape[2:]
+        warp = draw(Augment(), derived(self.seed, "augment", step), size=(height, width), n=len(images))
+        return warp.shade(warp.move(images)), warp.move_masks(masks)
+
+
+def one_cycle(peak: float, steps: int, step: int, *, warm_up: float = 0.25) -> float:
+    """The learning rate of a step: up to `peak` in a straight line, then down to nearly 0 along half a cosine.
+
+    Source: Smith 2018, in the form of torch's OneCycleLR. Departs: AMTKD's CyclicLR first peaks at step 2000, which is
+    more than a small site's whole training.
+    """
+    climb = max(1.0, warm_up * steps)
+    if step < climb:
+        return peak * (step + 1) / (climb + 1)
+    return peak * (0.001 + 0.999 * (1 + math.cos(math.pi * (step - climb) / max(1.0, steps - climb))) / 2)
+
+
+@dataclass(frozen=True)
+class Course:
+    """The training of one site's teacher for one study: from whichever checkpoint there is, to a card."""
+
+    config: SiteConfig
+    assignment: Assignment
+    scans: Scans
+
+    @property
+    def folder(self) -> Path:
+        return folder_of(self.config, self.assignment)
+
+    @property
+    def batches(self) -> TrainSlices:
+        seed = derived(self.assignment.seed, "teacher", self.config.name)
+        return TrainSlices(self.scans.cache, self.scans.slices("train"), self.assignment.teacher.batch, seed)
+
+    def teach(self, until_epoch: int, status: Status) -> Card:
+        """Train from the checkpoint up to `until_epoch`; nothing happens where it is there already.
+
+        Raises: InputError when there are too few patients, or a loss is no longer finite.
+        """
+        self._check(until_epoch)
+        batches, plan = self.batches, self.assignment.teacher
+        steps, classes = plan.epochs * batches.steps, len(self.assignment.task.classes)
+        torch.manual_seed(derived(batches.seed, "weights"))
+        network = build(self.assignment, fresh=not self.folder.exists())
+        outcome = fit(
+            Supervised(network),
+            batches,
+            TrainPlan(
+                steps=steps,
+                lr=lambda step: one_cycle(plan.lr, steps, step),
+                seed=batches.seed,
+                every=batches.steps,
+                patience=plan.patience,
+                identity=f"{self.folder.name}-{self.scans.identity()}",
+            ),
+            self.folder,
+            validate=lambda: validation_dice(network, self.scans, classes),
+            until=min(until_epoch, plan.epochs) * batches.steps,
+            progress=lambda progress: _tell(progress, batches.steps, plan.epochs, status),
+        )
+        return self._card(network, outcome)
+
+    def _check(self, until_epoch: int) -> None:
+        """InputError, before any training, unless there is something to train and to validate on."""
+        patients, slices = self.scans.patients(), self.scans.counts()
+        if until_epoch < 1:
+            raise InputError(f"a teacher cannot be trained up to epoch {until_epoch}", fix="epochs count from 1")
+        if slices["train"] < 2 or slices["val"] < 1:
+            raise InputError(
+                f"of the site's outlined patients {patients['train']} are for training and {patients['val']} for "
+                "validation: a teacher needs one of each, and two slices to train on",
+                fix="outline more patients there, give validation a share in `teacher.split`, or leave the site out",
+            )
+
+    def _card(self, network: nn.Module, outcome: Outcome) -> Card:
+        plan, steps = self.assignment.teacher, self.batches.steps
+        return Card(
+            site=self.config.name,
+            model=plan.model,
+            options=plan.options,
+            parameters=sum(weight.numel() for weight in network.parameters()),
+            weights_hash=weights_hash(load_best(self.folder)),
+            fingerprint=self.assignment.preprocess.fingerprint(),
+            epochs=outcome.step // steps,
+            finished=outcome.finished,
+            dice=outcome.best_dice or 0.0,
+            best_epoch=outcome.best_step // steps,
+            patients=self.scans.patients(),
+            slices=self.scans.counts(),
+            set_aside=self.scans.set_aside,
+            history=[
+                Epoch(epoch=done.step // steps, loss=done.loss, dice=done.dice or 0.0, seconds=done.seconds)
+                for done in outcome.history
+            ],
+        )
+
+
+def _tell(progress: Progress, steps: int, epochs: int, status: Status) -> None:
+    """One step done: to the status; and to the log where it ends an epoch."""
+    done = progress.step // steps
+    status.set(doing="training", step=progress.step, steps=progress.steps, epoch=done, epochs=epochs)
+    if (validation := progress.validation) is not None and validation.dice is not None:
+        status.set(dice=max(status.now.dice or 0.0, validation.dice))
+        words = "epoch %d of %d: loss %.3f, validation Dice %.3f, %.1f s"
+        log.info(words, done, epochs, validation.loss, validation.dice, validation.seconds)

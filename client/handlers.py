@@ -33,8 +33,8 @@ class Site:
 
     def answer(self, body: bytes) -> bytes:
         shard = Shard.unpack(body)
-        self.config.policy.admit(shard)
         self.status.set(study=shard.assignment.study, doing="answering", steps=len(shard.slice_ids))
+        self.config.policy.admit(shard)
         answers = self.config.policy.released(self.teacher(shard.assignment).answer(shard))
         self.status.set(shards=self.status.now.shards + 1)
         log.info("shard %d: %d slices answered", shard.index, len(shard.slice_ids))

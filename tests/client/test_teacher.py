@@ -12,7 +12,7 @@ import torch
 import models
 from client.scans import Scans, open_scans
 from client.status import Status
-from client.teacher import Teacher, load_teacher
+from client.teacher import Teacher, folder_of, load_teacher
 from client.training import Course, one_cycle
 from imaging.errors import InputError
 from imaging.preprocess import Preprocess
@@ -98,6 +98,21 @@ def test_a_shard_prepared_otherwise_is_refused(teacher: Teacher) -> None:
     other = make_assignment(preprocess=Preprocess(size=(48, 32), percentiles=(1, 99)))
     with pytest.raises(InputError, match="was prepared as"):
         teacher.answer(make_shard(other))
+
+
+def test_only_what_changes_a_teacher_gives_it_another_folder(course: Course) -> None:
+    plan = course.assignment.teacher
+    folders = [
+        folder_of(course.config, make_assignment(**changes))
+        for changes in (
+            {},
+            {"study": "other", "study_hash": "4567", "teacher": plan.model_copy(update={"round_epochs": 2})},
+            {"seed": 4},
+            {"teacher": plan.model_copy(update={"lr": 0.1})},
+        )
+    ]
+    assert folders[0] == folders[1]
+    assert len(set(folders)) == 3
 
 
 def test_nobody_answers_before_a_teacher_is_trained(course: Course) -> None:

@@ -1,0 +1,83 @@
+"""The keys of a plan: what each means, and in a few words what is wrong with one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+Row = tuple[str, str, str, str]
+"""Key, type, default, meaning."""
+WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
+BRACKETS = {tuple: "[{}]", list: "list of {}", dict: "table of {}"}
+
+
+def rows(plan: type[BaseModel], above: str = "") -> Iterator[Row]:
+    """Every key of a plan and of the tables in it, which stand one after the other: `teacher.lr`, `sites[].name`."""
+    for name, field in plan.model_fields.items():
+        key, tables = above + name, _tables(field.annotation)
+        if field.description or not tables:
+            yield key, _type(field.annotation), _default(field), _line(field.description)
+        for table in tables:
+            yield from rows(table, f"{key}{'[]' * (get_origin(field.annotation) is list)}.")
+
+
+def faults(error: ValidationError, *, file: str = "study.toml", plan: type[BaseModel] | None = None) -> str:
+    """Each fault: its key, what is wrong, what stood there; for a key that nobody knows the nearest one of `plan`."""
+    known = [row[0] for row in rows(plan)] if plan else []
+    lines = [_fault(fault, file, known) for fault in error.errors(include_url=False)]
+    return "; ".join(dict.fromkeys(lines))
+
+
+def _fault(fault: ErrorDetails, file: str, known: list[str]) -> str:
+    key = ".".join(str(part) for part in fault["loc"] if not str(part).startswith("<"))  # "<…>" tags a union's member
+    got = fault["input"]
+    if fault["type"] == "extra_forbidden":
+        near = get_close_matches(re.sub(r"\.\d+", "[]", key), known, n=1, cutoff=0.8)
+        words = f"is not a key of {file}" + (f", did you mean `{near[0].rpartition('.')[2]}`?" if near else "")
+    elif fault["type"] == "missing":
+        words = "is missing"
+    else:
+        words = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        if fault["type"] != "value_error" and isinstance(got, str | int | float):
+            words += f", got {json.dumps(got)}"
+    return f"{key}: {words}" if key else words
+
+
+def _tables(annotation: Any) -> list[type[BaseModel]]:
+    """The tables that a field holds, one or several of them, or one of several kinds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [table for part in get_args(annotation) for table in _tables(part)]
+
+
+def _type(annotation: Any) -> str:
+    kind, parts = get_origin(annotation), get_args(annotation)
+    if _tables(annotation):
+        return "tables" if kind is list else "table"
+    if kind is Literal:
+        return " or ".join(json.dumps(choice) for choice in parts)
+    told = parts[:1] if kind is Annotated else parts[1:] if kind is dict else parts
+    words = [_type(part) for part in told if part not in (NoneType, Ellipsis)]
+    if kind in BRACKETS:
+        return BRACKETS[kind].format(", ".join(words))
+    return " or ".join(words) if words else WORDS.get(annotation, str(annotation))
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    default = field.get_default(call_default_factory=True)
+    return "" if default is None else json.dumps(default)
+
+
+def _line(text: str | None) -> str:
+    return " ".join((text or "").split())

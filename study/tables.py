@@ -1,0 +1,239 @@
+"""The tables of study.toml; the docstring under each field is its reference and its help."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+import models
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
+"""Lower-case letters, digits and hyphens: it becomes a folder and a certificate's name."""
+Options = dict[str, str | int]
+"""Options of a network."""
+
+
+def _shares(shares: tuple[float, float, float]) -> tuple[float, float, float]:
+    if abs(sum(shares) - 1) > 1e-6 or min(shares) < 0 or shares[0] == 0:
+        raise ValueError("holds three shares of patients that add up to 1, such as [0.7, 0.1, 0.2]")
+    return shares
+
+
+def _teacher(name: str) -> str:
+    return known("teacher", name, models.names("teacher"))
+
+
+def _student(name: str) -> str:
+    return known("student", name, models.names("student"))
+
+
+TeacherName = Annotated[str, AfterValidator(_teacher)]
+StudentName = Annotated[str, AfterValidator(_student)]
+Split = Annotated[tuple[float, float, float], AfterValidator(_shares)]
+"""Shares of patients for training, validation and test; the first is not 0."""
+
+
+class Plan(BaseModel):
+    """A table of study.toml: frozen, and a key it does not know is refused by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Task(Plan):
+    """`[task]`: what is segmented."""
+
+    modality: Literal["MR", "CT"]
+    """DICOM's code; decides how intensities are normalised."""
+    classes: list[str] = Field(min_length=2, max_length=255)
+    """Class names; a mask's value is the position in this list, and 0 is the background."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.classes)) < len(self.classes) or not all(self.classes):
+            raise ValueError(f"`classes` needs a name of its own for each class, got {self.classes}")
+        return self
+
+
+class PhantomSource(Plan):
+    """`{ phantom = "promise12", cases = 12 }`: synthetic scans, written to disk as files."""
+
+    phantom: str
+    """Scanner profile; `preceptor phantom --help` lists them."""
+    cases: int = Field(ge=1)
+    """Patients to make."""
+    masks: int | None = Field(None, ge=0)
+    """Only the first so many patients keep their masks; all when absent."""
+    format: Literal["nifti", "dicom"] = "nifti"
+    """NIfTI pairs, or a DICOM series with a DICOM SEG for each patient."""
+
+
+class FolderSource(Plan):
+    """`{ folder = "../shared/data/acdc/DCM" }`: real scans that lie on this machine, relative to study.toml."""
+
+    folder: Path
+    """Read where it is; nothing is copied or written there."""
+    patients: tuple[int, int] | None = None
+    """Only patients from the first number up to, not including, the second, in the order of their ids."""
+    masks: int | None = Field(None, ge=0)
+    """Only the first so many of these patients keep their masks; the other masks are never read."""
+
+
+def _kind_of_source(source: Any) -> str | None:
+    keys = source if isinstance(source, dict) else vars(source) if isinstance(source, Plan) else {}
+    return "<phantom>" if "phantom" in keys else "<folder>" if "folder" in keys else None
+
+
+Source = Annotated[
+    Annotated[PhantomSource, Tag("<phantom>")] | Annotated[FolderSource, Tag("<folder>")],
+    Discriminator(
+        _kind_of_source,
+        custom_error_type="source",
+        custom_error_message='is no source; write { folder = "scans" } or { phantom = "promise12", cases = 12 }',
+    ),
+]
+
+
+class Teacher(Plan):
+    """How a site trains its teacher; `[teacher]` for all sites."""
+
+    model: TeacherName = "deeplabv3plus"
+    """A teacher of `preceptor models`."""
+    options: Options = Field(default_factory=dict)
+    """Options of that network, such as `encoder = "resnet18"`."""
+    epochs: int = Field(100, ge=1)
+    """At most; early stopping may end sooner. Paper: 100 (AMTKD, section 4.3)."""
+    round_epochs: int = Field(5, ge=1)
+    """Epochs that one message asks for: a lost message costs at most these."""
+    batch: int = Field(16, ge=2)
+    """Slices a step."""
+    lr: float = Field(0.01, gt=0)
+    """Adam's peak learning rate (AMTKD, section 4.3)."""
+    patience: int = Field(20, ge=1)
+    """Epochs without a better validation Dice before training ends."""
+    split: Split = (0.7, 0.1, 0.2)
+    """Shares of patients for training, validation and test."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_options(self.model, self.options)
+        return self
+
+
+class Site(Plan):
+    """`[[sites]]`: one hospital, as the study knows it."""
+
+    name: Name
+    """The name its key was registered under."""
+    source: Source | None = None
+    """Simulation only: where this hospital's scans come from. A real hospital names its folder in its own site.toml."""
+    model: TeacherName | None = None
+    """Another teacher than `[teacher] model`; the paper gives each site a different one (Table 4)."""
+    options: Options | None = None
+    """Options of that network."""
+
+
+class Student(Plan):
+    """`[student]`: the light network and the study lead's scans."""
+
+    model: StudentName = "enet"
+    """A student of `preceptor models`."""
+    options: Options = Field(default_factory=dict)
+    """Options of that network."""
+    sources: list[Source] = Field(min_length=1)
+    """The student's scans: the study lead's own, to be shown to the sites. Masks may be missing."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_options(self.model, self.options)
+        return self
+
+
+class Amtkd(Plan):
+    """`[distill.amtkd]`: the adaptive multi-teacher scheme (AMTKD, equations 1 to 7)."""
+
+    law: Literal["agreement", "as-printed", "agreement-softmax"] = "agreement"
+    """Weights of the teachers a slice: the better gets more, or, as printed after Eq. 7, the worse gets more."""
+    dice: float = Field(0.2, ge=0)
+    """alpha1, weight of the Dice loss (Eq. 5)."""
+    lovasz: float = Field(0.3, ge=0)
+    """alpha2, weight of the Lovász-Softmax loss (Eq. 5)."""
+    alpha: float = Field(0.1, ge=0)
+    """Weight of the intermediate loss, attention and region contrast (Eq. 6)."""
+    beta: float = Field(0.1, ge=0)
+    """Weight of the temperature KL (Eq. 6)."""
+    temperature: float = Field(4.0, gt=0)
+    """lambda of Eq. 1; the paper gives none, 4 is EMKD's."""
+
+
+class Distill(Plan):
+    """`[distill]`: the central training of the student."""
+
+    scheme: str = "amtkd"
+    """The scheme whose student is shipped; `preceptor schemes` lists them."""
+    compare: list[str] = Field(default_factory=lambda: ["supervised", "mono-teacher", "uniform"])
+    """Schemes trained beside it, for the report."""
+    steps: int = Field(4000, ge=1)
+    """Optimiser steps."""
+    batch: int = Field(16, ge=2)
+    """Slices a step (EMKD code: 16)."""
+    lr: float = Field(0.01, gt=0)
+    """CyclicLR's upper learning rate for Adam (AMTKD, section 4.3)."""
+    lr_min: float = Field(1e-6, ge=0)
+    """CyclicLR's lower learning rate (AMTKD, section 4.3)."""
+    lr_half_cycle: int = Field(2000, ge=1)
+    """CyclicLR's step size: steps from the lower rate to the upper (AMTKD, section 4.3)."""
+    labelled_share: float = Field(0.5, ge=0, le=1)
+    """Share of each batch drawn from slices with a mask, where some slices have none."""
+    validate_every: int = Field(200, ge=1)
+    """Steps between two validations on the study lead's validation patients, and between two checkpoints."""
+    split: Split = (0.8, 0.2, 0.0)
+    """Shares of the study lead's patients for training, validation and test."""
+    mono_teacher: str | None = None
+    """Site whose teacher `mono-teacher` learns from; when absent the one with the best validation Dice at home."""
+    threads: int = Field(2, ge=1)
+    """CPU threads; the student is the same again, bit for bit, only at the same number."""
+    amtkd: Amtkd = Amtkd()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.lr_min > self.lr:
+            raise ValueError(f"`lr_min` ({self.lr_min}) is above `lr` ({self.lr})")
+        return self
+
+
+class Federation(Plan):
+    """`[federation]`: how the coordinator deals with the sites."""
+
+    min_sites: int = Field(1, ge=1)
+    """The run goes on without silent or failing sites as long as so many are left."""
+    patience_s: float = Field(3600.0, gt=0)
+    """Seconds that a site may stay silent before it is left out."""
+    resend_s: float = Field(600.0, gt=0)
+    """Seconds without a reply after which a message is sent again (Flower never does)."""
+    shard_slices: int = Field(64, ge=1, le=4096)
+    """Slices a shard at most."""
+    shards_in_flight: int = Field(2, ge=1)
+    """Shards a site may have in hand: bounds the coordinator's memory."""
+
+
+def unknown(kind: str, name: str, choices: list[str]) -> str:
+    """Words for a name that nobody knows: the nearest one first, then all."""
+    near = get_close_matches(name, choices, n=1)
+    hint = f", did you mean `{near[0]}`?" if near else "."
+    return f"no {kind} is called `{name}`{hint} There are: {', '.join(choices) or 'none'}"
+
+
+def known(kind: str, name: str, choices: list[str]) -> str:
+    """`name`, or ValueError in `unknown`'s words unless it is one of `choices`."""
+    if name not in choices:
+        raise ValueError(unknown(kind, name, choices))
+    return name
+
+
+def check_options(model: str, options: Options) -> None:
+    """ValueError unless that network takes these options."""
+    for option in options:
+        known(f"option of `{model}`", option, list(models.spec(model).options))

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from pydantic import ValidationError
+
+from imaging.errors import InputError
+from study.plan import FolderSource, PhantomSource, Study, check_names, read_study, reference
+
+STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
+Content = dict[str, Any]
+
+
+def put(content: Content, key: str, value: Any) -> None:
+    """Set `teacher.lr`, `sites.0.name`, …; None removes it."""
+    *path, last = key.split(".")
+    table: Any = content
+    for part in path:
+        table = table[int(part)] if isinstance(table, list) else table.setdefault(part, {})
+    if value is None:
+        del table[last]
+    else:
+        table[int(last) if isinstance(table, list) else last] = value
+
+
+@pytest.fixture
+def read(content: Content, tmp_path: Path) -> Callable[..., Study]:
+    """Write the small study with some keys changed, and read it."""
+
+    def written(**changes: Any) -> Study:
+        for key, value in changes.items():
+            put(content, key.replace("__", "."), value)
+        path = tmp_path / "study.toml"
+        path.write_text(tomli_w.dumps(content), encoding="utf-8")
+        return read_study(path)
+
+    return written
+
+
+def test_folders_become_absolute(read: Callable[..., Study], tmp_path: Path) -> None:
+    study = read(sites__0__source={"folder": "../north"}, sites__1__source={"phantom": "promise12", "cases": 3})
+    assert study.student.sources == [FolderSource(folder=tmp_path / "scans")]
+    assert study.sites[0].source == FolderSource(folder=(tmp_path / "../north").resolve())
+    assert study.sites[1].source == PhantomSource(phantom="promise12", cases=3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("teacher.epoch", 3, "teacher.epoch: is not a key of study.toml, did you mean `epochs`?"),
+        ("distill.stepps", 3, "distill.stepps: is not a key of study.toml, did you mean `steps`?"),
+        ("sites.0.nam", "x", "sites.0.nam: is not a key of study.toml, did you mean `name`?"),
+        ("colour", "red", "colour: is not a key of study.toml;"),
+        ("preprocess.sise", [8, 8], "preprocess.sise: is not a key of study.toml, did you mean `size`?"),
+        ("teacher.lr", "fast", 'teacher.lr: should be a valid number, unable to parse string as a number, got'),
+        ("teacher.epochs", 0, "teacher.epochs: should be greater than or equal to 1, got 0"),
+        ("teacher.epochs", 2.5, "teacher.epochs: should be a valid integer, got a number with a fractional part"),
+        ("distill", 7, "distill: should be a valid dictionary or instance of Distill, got 7"),
+        ("task.modality", "US", "task.modality: should be 'MR' or 'CT', got \"US\""),
+        ("task.modality", None, "task.modality: is missing"),
+        ("task.classes", ["all"], "task.classes: List should have at least 2 items"),
+        ("task.classes", ["a", "b", "a"], "task: `classes` needs a name of its own for each class"),
+        ("name", "My Study", "name: String should match pattern"),
+        ("sites", [], "sites: List should have at least 1 item"),
+        ("sites.0.name", "../north", "sites.0.name: String should match pattern"),
+        ("sites.1.name", "north", "two sites share a name: north, north"),
+        ("teacher.model", "deeplabv3", "teacher.model: no teacher is called `deeplabv3`, did you mean `deeplabv3plus`"),
+        ("teacher.model", "enet", "teacher.model: no teacher is called `enet`, did you mean `pspnet`? There are: "),
+        ("sites.0.model", "fnc", "sites.0.model: no teacher is called `fnc`, did you mean `fcn`?"),
+        ("student.model", "enett", "student.model: no student is called `enett`, did you mean `enet`?"),
+        ("teacher.options", {"backbone": "x"}, "teacher: no option of `fcn` is called `backbone`. There are: encoder,"),
+        ("student.options", {"width": 2}, "student: no option of `espnet` is called `width`. There are: none"),
+        ("sites.0.model", "resnext101", "no option of `resnext101` is called `encoder`. There are: none"),
+        ("preprocess.size", [20, 24], "`preprocess.size` [20, 24] is no multiple of 8, which `espnet` needs"),
+        ("teacher.split", [0.5, 0.4, 0.2], "teacher.split: holds three shares of patients that add up to 1"),
+        ("teacher.split", [0.5, 0.5], "teacher.split.2: is missing"),
+        ("distill.split", [0.0, 0.5, 0.5], "distill.split: holds three shares"),
+        ("distill.split", [1.5, -0.5, 0.0], "distill.split: holds three shares"),
+        ("distill.mono_teacher", "nort", "no site is called `nort`, did you mean `north`?"),
+        ("distill.lr_min", 0.02, "distill: `lr_min` (0.02) is above `lr` (0.01)"),
+        ("distill.amtkd.law", "printed", "distill.amtkd.law: should be 'agreement', 'as-printed' or"),
+        ("federation.min_sites", 3, "`federation.min_sites` is 3 but the study has 2 sites"),
+        ("student.sources", [], "student.sources: List should have at least 1 item"),
+        ("student.sources", [{"path": "x"}], 'student.sources.0: is no source; write { folder = "scans" } or'),
+        ("student.sources", [{"phantom": "p"}], "student.sources.0.cases: is missing"),
+        ("student.sources", [{"folder": "a", "cases": 3}], "student.sources.0.cases: is not a key of study.toml"),
+        ("sites.0.source", {"folder": "x", "patients": [1]}, "sites.0.source.patients.1: is missing"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_one_line_with_file_key_and_remedy(
+    read: Callable[..., Study], key: str, value: Any, words: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        read(**{key.replace(".", "__"): value})
+    message = str(caught.value)
+    assert words in message
+    assert message.endswith("; `preceptor study` explains every key")
+    assert re.match(r"/.*/study\.toml: ", message)
+    assert "\n" not in message
+    assert "Input" not in message
+
+
+def test_every_fault_is_told_at_once(read: Callable[..., Study]) -> None:
+    with pytest.raises(InputError, match=r"seed: .* got -1; teacher.batch: .* got 1; distill.nonsense: is not a key"):
+        read(seed=-1, teacher__batch=1, distill__nonsense=True)
+
+
+def test_a_missing_or_broken_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    with pytest.raises(InputError, match=r"study.toml: cannot be read \(No such file or directory\); name an existing"):
+        read_study(path)
+    path.write_text('name = "small"\nname = 3\n')
+    with pytest.raises(InputError, match=r"study.toml: is not TOML: .*line 2"):
+        read_study(path)
+    path.write_bytes(b'name = "\xff"')
+    with pytest.raises(InputError, match="is not TOML"):
+        read_study(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_study(tmp_path)
+
+
+def test_defaults_are_the_papers(content: Content) -> None:
+    study = Study.model_validate(content)
+    amtkd, distill, teacher = study.distill.amtkd, study.distill, Study.model_fields["teacher"].default
+    assert (amtkd.dice, amtkd.lovasz, amtkd.alpha, amtkd.beta) == (0.2, 0.3, 0.1, 0.1), "Eq. 5 and 6"
+    assert (distill.lr, distill.lr_min, distill.lr_half_cycle) == (0.01, 1e-6, 2000), "section 4.3"
+    assert (teacher.lr, teacher.epochs, teacher.model) == (0.01, 100, "deeplabv3plus"), "section 4.3 and Table 4"
+    assert (amtkd.temperature, distill.batch, teacher.batch) == (4.0, 16, 16), "ours, EMKD's code: the paper gives none"
+    assert distill.scheme == "amtkd"
+    assert distill.compare == ["supervised", "mono-teacher", "uniform"]
+    assert Study.model_validate(content | {"preprocess": {}}).preprocess.size == (384, 384), "section 4.4.1"
+
+
+def test_a_site_may_have_a_teacher_of_its_own(content: Content) -> None:
+    content["sites"] = [{"name": "a"}, {"name": "b", "model": "pspnet"}, {"name": "c", "options": {}}]
+    content["sites"].append({"name": "d", "model": "resnext101", "options": {}})
+    study = Study.model_validate(content | {"preprocess": {"size": [32, 32]}})
+    teachers = {name: study.teacher_of(name) for name in "abcd"}
+    assert {name: teacher.model for name, teacher in teachers.items()} == {
+        "a": "fcn",
+        "b": "pspnet",
+        "c": "fcn",
+        "d": "resnext101",
+    }
+    assert [teachers[name].options for name in "abcd"] == [{"encoder": "resnet18"}, {"encoder": "resnet18"}, {}, {}]
+    assert teachers["b"].epochs == study.teacher.epochs
+    with pytest.raises(InputError, match="no site is called `e`"):
+        study.teacher_of("e")
+
+
+def test_the_hash_changes_with_every_setting_and_not_with_the_order_of_keys(content: Content) -> None:
+    study = Study.model_validate(content)
+    assert re.fullmatch("[0-9a-f]{12}", study.hash())
+    assert Study.model_validate(dict(reversed(content.items()))).hash() == study.hash()
+    assert Study.model_validate_json(study.model_dump_json()).hash() == study.hash()
+    seen = {study.hash()}
+    for key, value in (
+        ("seed", 4),
+        ("task.classes", ["a", "b", "d"]),
+        ("distill.amtkd.beta", 0.2),
+        ("teacher.epochs", 9),
+    ):
+        put(content, key, value)
+        seen.add(Study.model_validate(content).hash())
+    assert len(seen) == 5
+
+
+def test_a_study_cannot_be_changed(content: Content) -> None:
+    study = Study.model_validate(content)
+    with pytest.raises(ValidationError):
+        study.seed = 5  # type: ignore[misc]
+
+
+def test_names_of_other_rooms_are_checked_when_asked(content: Content) -> None:
+    content["sites"][0]["source"] = {"phantom": "promise21", "cases": 2}
+    study = Study.model_validate(content)
+    schemes = ["amtkd", "supervised", "mono-teacher", "uniform"]
+    with pytest.raises(InputError, match="study `small`: no phantom is called `promise21`, did you mean `promise12`"):
+        check_names(study, schemes=schemes, phantoms=["promise12", "i2cvb"])
+    check_names(study, schemes=schemes, phantoms={"promise21": 1})
+    content["distill"] = {"scheme": "amktd"}
+    with pytest.raises(InputError, match=r"no scheme is called `amktd`, did you mean `amtkd`\?.*mend it in study.toml"):
+        check_names(Study.model_validate(content), schemes=schemes, phantoms=["promise21"])
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_studies_of_ours_are_sound(path: Path) -> None:
+    study = read_study(path)
+    assert study.name == path.stem
+    assert len(study.hash()) == 12
+
+
+def test_every_key_has_a_meaning_a_type_and_a_default() -> None:
+    rows = reference()
+    table = {key: (kind, default, meaning) for key, kind, default, meaning in rows}
+    assert table["distill.amtkd.alpha"] == (
+        "number",
+        "0.1",
+        "Weight of the intermediate loss, attention and region contrast (Eq. 6).",
+    )
+    assert table["task.classes"][:2] == ("list of text", "required")
+    assert table["sites[].options"][:2] == ("table of text or whole number", "")
+    assert table["teacher.split"][:2] == ("[number, number, number]", "[0.7, 0.1, 0.2]")
+    assert table["student.sources[].format"][:2] == ('"nifti" or "dicom"', '"nifti"')
+    assert {"student.sources[].folder", "sites[].source.phantom", "preprocess.size", "name"} <= table.keys()
+    for key, (kind, _, meaning) in table.items():
+        assert meaning, f"{key} has no docstring"
+        assert "\n" not in meaning
+        assert "typing" not in kind
+        assert "<" not in kind, f"{key}: {kind}"

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from imaging.errors import InputError
-from study.wire import Arrays, Header, Shard, expect, pack, unpack
+from study.envelope import Arrays, Header, expect, pack, unpack
+from study.plan import Name
+from study.wire import CONTENTS, Shard
 
-CONTENTS = ("logits", "attention", "contrast")
-"""What a shard can ask for; `attention` and `contrast` hold one array a tap."""
+__all__ = ["CONTENTS", "Answers", "AnswersHeader", "check"]
+
+TAPPED = re.compile(r"(attention|contrast|valid)/[a-z0-9-]{1,40}")
+"""Names of the arrays that there is one of for each tap."""
 
 
 class AnswersHeader(Header):
-    site: str
-    index: int
+    site: Name
+    index: int = Field(ge=0)
     """The shard's."""
     weights_hash: str
     fingerprint: str
@@ -52,7 +58,7 @@ class Answers:
         groups: dict[str, dict[str, Any]] = {"attention": {}, "contrast": {}, "valid": {}}
         for name, array in arrays.items():
             group, _, tap = name.partition("/")
-            if tap and group in groups:
+            if tap:
                 groups[group][tap] = array
         return cls(header, arrays["slice_ids"], arrays["logits"], **groups)
 
@@ -68,31 +74,47 @@ class Answers:
 
 
 def check(header: AnswersHeader, arrays: Arrays, shard: Shard) -> None:
-    """InputError unless these arrays answer that shard: ids, shapes, dtypes, finite values, contrast in [-1, 1]."""
+    """InputError unless these arrays answer that shard: ids, shapes, dtypes, finite values and their range."""
+    _check_header(header, shard)
+    n, classes = len(shard.slice_ids), len(shard.assignment.task.classes)
+    expect(arrays, "slice_ids", np.int64, (n,))
+    if not np.array_equal(arrays["slice_ids"], shard.slice_ids):
+        raise InputError("answers slices that were not asked")
+    expect(arrays, "logits", np.float16, (n, classes, *shard.assignment.preprocess.size))
+    for name in sorted(arrays.keys() - {"slice_ids", "logits"}):
+        group = name.partition("/")[0]
+        if not TAPPED.fullmatch(name) or ("contrast" if group == "valid" else group) not in shard.wants:
+            raise InputError(f"array `{name}` was not asked for")
+        (_check_attention if group == "attention" else _check_contrast)(name, arrays, shard)
+    if _taps(arrays, "contrast") != _taps(arrays, "valid"):
+        raise InputError("region contrast came without the flags that say where it is valid")
+
+
+def _check_header(header: AnswersHeader, shard: Shard) -> None:
     if header.index != shard.index:
         raise InputError(f"answers shard {header.index}, asked was shard {shard.index}")
     expected = shard.assignment.preprocess.fingerprint()
     if header.fingerprint != expected:
-        raise InputError(f"answers slices prepared as {header.fingerprint}, the study prepares them as {expected}")
-    n = len(shard.slice_ids)
-    expect(arrays, "slice_ids", np.int64, (n,))
-    if not np.array_equal(arrays["slice_ids"], shard.slice_ids):
-        raise InputError("answers slices that were not asked")
+        raise InputError(f"answers slices prepared as {header.fingerprint!r}, the study prepares them as {expected!r}")
+
+
+def _check_attention(name: str, arrays: Arrays, shard: Shard) -> None:
+    height, width = shard.assignment.preprocess.size
+    h, w = (*arrays[name].shape, 0, 0, 0)[1:3]
+    expect(arrays, name, np.float16, (len(shard.slice_ids), h, w))
+    if not (1 <= h <= height and 1 <= w <= width):
+        raise InputError(f"array `{name}` has maps of {h} × {w} for slices of {height} × {width}")
+    if arrays[name].min() < 0:
+        raise InputError(f"array `{name}` is below 0: an attention map is a sum of absolute values")
+
+
+def _check_contrast(name: str, arrays: Arrays, shard: Shard) -> None:
     classes = len(shard.assignment.task.classes)
-    expect(arrays, "logits", np.float16, (n, classes, *shard.assignment.preprocess.size))
-    pairs = classes * (classes - 1) // 2
-    for name, array in arrays.items():
-        group, _, tap = name.partition("/")
-        if group == "attention" and array.ndim == 3:
-            expect(arrays, name, np.float16, (n, *array.shape[1:]))
-        elif group == "contrast":
-            expect(arrays, name, np.float32, (n, pairs))
-            if np.abs(array).max(initial=0) > 1 + 1e-4:
-                raise InputError(f"array `{name}` leaves [-1, 1]: a region contrast is a cosine")
-        elif group == "valid":
-            expect(arrays, name, np.bool_, (n, pairs))
-        elif name not in {"slice_ids", "logits"}:
-            raise InputError(f"array `{name}` was not asked for")
-    taps = {name.partition("/")[2] for name in arrays if name.startswith("contrast/")}
-    if taps != {name.partition("/")[2] for name in arrays if name.startswith("valid/")}:
-        raise InputError("region contrast came without the flags that say where it is valid")
+    dtype = np.bool_ if name.startswith("valid/") else np.float32
+    expect(arrays, name, dtype, (len(shard.slice_ids), classes * (classes - 1) // 2))
+    if np.abs(arrays[name]).max() > 1 + 1e-4:
+        raise InputError(f"array `{name}` leaves [-1, 1]: a region contrast is a cosine")
+
+
+def _taps(arrays: Arrays, group: str) -> set[str]:
+    return {name.partition("/")[2] for name in arrays if name.startswith(f"{group}/")}

@@ -1,110 +1,38 @@
-"""What travels between coordinator and site: a JSON header and plain arrays in the safetensors format, never pickles.
+"""What travels between coordinator and site, message by message.
 
-Every message is a frozen class with `pack` and `unpack`; both ends check shape, dtype, finiteness and ids. Flower sees
-bytes only: `client/app.py` hands them to the site's service as they are.
+Every message is a frozen class; both ends check shape, dtype, finiteness and ids. Flower sees bytes only:
+`client/app.py` hands them to the site's service as they are.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open  # noqa: F401  (safe_open: see tests; the header alone is read with it)
-from safetensors.numpy import load, save
+from pydantic import Field
 
 from imaging.errors import InputError
-from imaging.preprocess import Preprocess
-from study.plan import Task, Teacher, faults
+from imaging.preprocess import NO_MASK, Preprocess
+from study.envelope import Arrays, Failure, Header, digest, expect, pack, unpack
+from study.plan import Name, Options, Task, Teacher
 
-VERSION = 1
-NO_MASK = 255
-"""Mask value of a slice nobody has outlined."""
+__all__ = [
+    "CONTENTS", "NO_MASK", "Arrays", "Assignment", "Card", "CaseMetrics", "Content", "Epoch",
+    "EvaluateReply", "EvaluateRequest", "Failure", "Header", "Shard", "ShardHeader", "TeachRequest", "digest", "expect",
+    "pack", "unpack",
+]  # fmt: skip
 
-Arrays = dict[str, NDArray[Any]]
-
-
-class Header(BaseModel):
-    """The JSON part of a message: frozen, and an unknown key is refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-H = TypeVar("H", bound=Header)
-
-
-def pack(header: Header, arrays: Arrays | None = None) -> bytes:
-    """One message as bytes: the header with its class's name, and the arrays beside it."""
-    body = {name: np.ascontiguousarray(array) for name, array in (arrays or {}).items()}
-    note = {"version": VERSION, "kind": type(header).__name__, "header": header.model_dump(mode="json")}
-    return bytes(save(body, metadata={"preceptor": json.dumps(note, sort_keys=True)}))
-
-
-def unpack(body: bytes, kind: type[H]) -> tuple[H, Arrays]:
-    """Header and arrays of a message of that kind.
-
-    Raises: InputError when it is no message of ours, of another version or kind, or its header does not fit;
-    a `Failure` from the other side is raised in its own words.
-    """
-    note = _note(body)
-    if note["version"] != VERSION:
-        raise InputError(f"message of version {note['version']}, we speak {VERSION}", fix="install the same release on both ends")
-    try:
-        if note["kind"] == Failure.__name__ and kind is not Failure:
-            Failure.model_validate(note["header"]).throw()
-        if note["kind"] != kind.__name__:
-            raise InputError(f"expected {kind.__name__}, got {note['kind']}")
-        header = kind.model_validate(note["header"])
-    except ValidationError as error:
-        raise InputError(f"header of {kind.__name__}: {faults(error)}") from error
-    return header, load(body)
-
-
-def _note(body: bytes) -> dict[str, Any]:
-    """The checked envelope: version, kind, header."""
-    try:
-        length = int.from_bytes(body[:8], "little")
-        if not 0 < length <= len(body) - 8:
-            raise ValueError("shorter than its header says")
-        note = json.loads(json.loads(body[8 : 8 + length])["__metadata__"]["preceptor"])
-        load(body)
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise InputError(f"not a message of Preceptor, or cut short ({error})", fix="send it again") from error
-    if not isinstance(note, dict) or set(note) != {"version", "kind", "header"}:
-        raise InputError("not a message of Preceptor (no version, kind and header)")
-    return note
-
-
-def digest(arrays: Arrays) -> str:
-    """SHA-256 over names, dtypes, shapes and values of arrays, in the order of their names."""
-    state = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        state.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
-        state.update(array.tobytes())
-    return state.hexdigest()
-
-
-class Failure(Header):
-    """What went wrong at a site, without patient data: no file names, no ids."""
-
-    cause: str
-    site: str
-    remedy: str = ""
-
-    def throw(self) -> None:
-        """Raise it as the InputError that the coordinator prints."""
-        raise InputError(self.cause, where=f"site {self.site}", fix=self.remedy or None)
+Content = Literal["logits", "attention", "contrast"]
+CONTENTS: tuple[Content, ...] = ("logits", "attention", "contrast")
+"""What a shard can ask for; `attention` and `contrast` hold one array a tap."""
 
 
 class Assignment(Header):
     """What a site must know of the study to train, answer and evaluate; no other site's plans."""
 
-    study: str
+    study: Name
     """The study's name."""
     study_hash: str
     seed: int
@@ -117,7 +45,7 @@ class TeachRequest(Header):
     """Be trained up to this epoch (not: train so many more): a message that comes twice does nothing twice."""
 
     assignment: Assignment
-    until_epoch: int
+    until_epoch: int = Field(ge=0)
 
 
 class Epoch(Header):
@@ -132,9 +60,9 @@ class Epoch(Header):
 class Card(Header):
     """A teacher's card: what may be known of it outside, and the reply to TeachRequest. Never its weights."""
 
-    site: str
+    site: Name
     model: str
-    options: dict[str, str | int]
+    options: Options
     parameters: int
     weights_hash: str
     """SHA-256 of the best epoch's weights: two answers under one hash come from one teacher."""
@@ -166,7 +94,7 @@ class Shard:
     slice_ids: NDArray[np.int64]
     images: NDArray[np.float16]
     masks: NDArray[np.uint8]
-    wants: tuple[str, ...] = ("logits", "attention", "contrast")
+    wants: tuple[str, ...] = CONTENTS
 
     def pack(self) -> bytes:
         header = ShardHeader(assignment=self.assignment, index=self.index, wants=list(self.wants))
@@ -176,20 +104,24 @@ class Shard:
     def unpack(cls, body: bytes) -> Shard:
         """The shard, checked; InputError says which array is missing, of the wrong shape or not finite."""
         header, arrays = unpack(body, ShardHeader)
-        n, (h, w) = len(arrays.get("slice_ids", ())), header.assignment.preprocess.size
+        n, (h, w) = arrays["slice_ids"].size if "slice_ids" in arrays else 0, header.assignment.preprocess.size
         expect(arrays, "slice_ids", np.int64, (n,))
         expect(arrays, "images", np.float16, (n, 1, h, w))
         expect(arrays, "masks", np.uint8, (n, h, w))
+        ids, images, masks = (arrays.pop(name) for name in ("slice_ids", "images", "masks"))
+        if arrays:
+            raise InputError(f"shard {header.index} holds array `{min(arrays)}`, which no shard has")
+        if n == 0 or ids[0] < 0 or (np.diff(ids) <= 0).any():
+            raise InputError(f"shard {header.index} needs slice ids that count up, got {ids.tolist()[:5]}")
         classes = len(header.assignment.task.classes)
-        outside = (arrays["masks"] >= classes) & (arrays["masks"] != NO_MASK)
-        if outside.any():
+        if ((masks >= classes) & (masks != NO_MASK)).any():
             raise InputError(f"shard {header.index} has mask values outside the study's {classes} classes")
-        return cls(header.assignment, header.index, arrays["slice_ids"], arrays["images"], arrays["masks"], tuple(header.wants))
+        return cls(header.assignment, header.index, ids, images, masks, tuple(header.wants))
 
 
 class ShardHeader(Header):
     assignment: Assignment
-    index: int
+    index: int = Field(ge=0)
     wants: list[str]
 
 
@@ -197,10 +129,10 @@ class EvaluateRequest(Header):
     """Evaluate these weights (arrays beside the header) on the site's own patients of that split."""
 
     assignment: Assignment
-    label: str
+    label: Name
     """What the report calls this student, such as `amtkd`."""
     model: str
-    options: dict[str, str | int]
+    options: Options
     split: Literal["val", "test"] = "test"
 
 
@@ -214,19 +146,8 @@ class CaseMetrics(Header):
 class EvaluateReply(Header):
     """Metrics of every test case of a site, in an order that tells nothing."""
 
-    site: str
-    label: str
+    site: Name
+    label: Name
     split: Literal["val", "test"]
     weights_hash: str
     cases: list[CaseMetrics]
-
-
-def expect(arrays: Arrays, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
-    """InputError unless the array is there, of that dtype and shape, and finite."""
-    if name not in arrays:
-        raise InputError(f"array `{name}` is missing")
-    array = arrays[name]
-    if array.dtype != np.dtype(dtype) or array.shape != shape:
-        raise InputError(f"array `{name}` is {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shape}")
-    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-        raise InputError(f"array `{name}` holds NaN or infinity")

@@ -1,0 +1,104 @@
+"""One message as bytes: a JSON header and plain arrays in the safetensors format, never pickles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from imaging.errors import InputError
+from study.keys import faults
+
+VERSION = 1
+SAME_RELEASE = "install the same release on both ends"
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Header(BaseModel):
+    """The JSON part of a message: frozen; an unknown key is refused, and so are NaN and infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+H = TypeVar("H", bound=Header)
+
+
+class Failure(Header):
+    """What went wrong at a site, without patient data: no file names, no ids."""
+
+    cause: str
+    site: str
+    remedy: str = ""
+
+    def throw(self) -> None:
+        """Raise it as the InputError that the coordinator prints."""
+        raise InputError(self.cause, where=f"site {self.site}", fix=self.remedy or None)
+
+
+def pack(header: Header, arrays: Arrays | None = None) -> bytes:
+    """The header with its class's name, and the arrays beside it."""
+    plain = {name: np.asarray(array, order="C") for name, array in (arrays or {}).items()}  # keeps () as ()
+    note = {"version": VERSION, "kind": type(header).__name__, "header": header.model_dump(mode="json")}
+    body: bytes = save(plain, metadata={"preceptor": json.dumps(note, sort_keys=True)})
+    return body
+
+
+def unpack(body: bytes, kind: type[H]) -> tuple[H, Arrays]:
+    """Header and arrays of a message of that kind.
+
+    Raises: InputError when it is no message of ours, of another version or kind, or its header does not fit;
+    a `Failure` from the other side is raised in its own words.
+    """
+    note, arrays = _opened(body)
+    if note["version"] != VERSION:
+        raise InputError(f"message of version {note['version']!r}, we speak {VERSION}", fix=SAME_RELEASE)
+    try:
+        if note["kind"] == Failure.__name__ and kind is not Failure:
+            Failure.model_validate(note["header"]).throw()
+        if note["kind"] != kind.__name__:
+            raise InputError(f"expected {kind.__name__}, got {note['kind']!r}", fix=SAME_RELEASE)
+        return kind.model_validate(note["header"]), arrays
+    except ValidationError as error:
+        what = f"header of {note['kind']}: {faults(error, file=note['kind'])}"
+        raise InputError(what, fix=SAME_RELEASE) from error
+
+
+def _opened(body: bytes) -> tuple[dict[str, Any], Arrays]:
+    """The envelope (version, kind, header) and the arrays, each read once."""
+    try:
+        arrays = load(body)  # checks the layout against the body's length
+        length = int.from_bytes(body[:8], "little")
+        note = json.loads(json.loads(body[8 : 8 + length])["__metadata__"]["preceptor"])
+        if set(note) != {"version", "kind", "header"}:
+            raise ValueError("no version, kind and header")
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"not a message of Preceptor, or cut short ({error})", fix="send it again") from error
+    return note, arrays
+
+
+def digest(arrays: Arrays) -> str:
+    """SHA-256 over names, dtypes, shapes and values of arrays, in the order of their names."""
+    state = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name], order="C")
+        state.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
+        state.update(array.data)
+    return state.hexdigest()
+
+
+def expect(arrays: Arrays, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+    """InputError unless the array is there, of that dtype and shape, and finite."""
+    if name not in arrays:
+        raise InputError(f"array `{name}` is missing")
+    array = arrays[name]
+    if array.dtype != np.dtype(dtype) or array.shape != shape:
+        raise InputError(f"array `{name}` is {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shape}")
+    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        raise InputError(f"array `{name}` holds NaN or infinity")

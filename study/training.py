@@ -1,0 +1,181 @@
+"""The one training loop, for teachers and students: one seed gives one network, bit for bit, killed or not."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from imaging.errors import InputError
+from study.checkpoint import State, Validation, load_best, restore, save, weights_hash
+from study.deterministic import deterministic, use_threads
+from study.draws import derived
+from study.prefetch import Batches, prefetched
+from study.schedule import constant_lr, cyclic_lr
+
+__all__ = [
+    "Batches", "Learner", "Outcome", "Progress", "TrainPlan", "Validation", "constant_lr", "cyclic_lr", "evaluating",
+    "fit", "load_best", "use_threads", "weights_hash",
+]  # fmt: skip
+
+B_contra = TypeVar("B_contra", contravariant=True)
+B = TypeVar("B")
+
+
+class Learner(Protocol[B_contra]):
+    """What is trained: a network with everything that has state, heads that only training needs included."""
+
+    @property
+    def network(self) -> nn.Module: ...
+
+    def loss(self, batch: B_contra, /) -> dict[str, Tensor]:
+        """Weighted terms by name, scalars; their sum is descended."""
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """How long and how fast; `steps`, `seed`, `every` and `identity` are what a checkpoint must agree with."""
+
+    steps: int
+    lr: Callable[[int], float]
+    """Learning rate of a step, counted from 0."""
+    seed: int
+    every: int
+    """Steps between two validations, each with a checkpoint; the last step has both, whatever it is."""
+    patience: int | None = None
+    """Validations without a better one before training ends; None trains to `steps`."""
+    identity: str = ""
+    """Hash of what else must not change between two parts of one training: data, network, loss."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step done: its terms and, where it was validated, how that went."""
+
+    step: int
+    """Steps done, this one included."""
+    steps: int
+    terms: dict[str, float]
+    validation: Validation | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where training stands; `load_best(folder)` holds the weights of `best_step`."""
+
+    step: int
+    finished: bool
+    """True at the last step, or when patience ended it."""
+    best_step: int
+    best_dice: float | None
+    """None before the first validation and where there is nothing to validate on: best is the last then."""
+    history: tuple[Validation, ...]
+
+
+def fit(
+    learner: Learner[B],
+    batches: Batches[B],
+    plan: TrainPlan,
+    folder: Path,
+    *,
+    validate: Callable[[], float] | None,
+    until: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    fabric: Fabric | None = None,
+) -> Outcome:
+    """Train to `plan.steps` from where `folder`'s checkpoint stands, or only to step `until`; call again to go on.
+
+    `validate` gives a Dice in [0, 1] (None: nothing to validate on, the last weights are the best). Adam, betas (0.9,
+    0.999). Every step reseeds torch from (seed, step), so weights, optimiser and step are all the state there is.
+    Raises: InputError naming term and step when a loss is not finite; the last checkpoint stays.
+    """
+    fabric = fabric or Fabric(accelerator="cpu", devices=1)
+    network = fabric.to_device(learner.network)
+    adam = torch.optim.Adam((w for w in network.parameters() if w.requires_grad), lr=plan.lr(0), betas=(0.9, 0.999))
+    state = restore(folder, network, adam, identity=_identity(plan))
+    optimiser = cast("torch.optim.Optimizer", fabric.setup_optimizers(adam))
+    stop = plan.steps if until is None else min(until, plan.steps)
+    steps = range(state.step, state.step if _ended(state, plan) else stop)
+    network.train()
+    with deterministic(fabric.device), prefetched(batches, steps) as due:
+        for step, batch in zip(steps, due, strict=True):
+            started = time.monotonic()
+            torch.manual_seed(derived(plan.seed, "step", step))
+            with fabric.autocast():
+                terms = learner.loss(fabric.to_device(batch))
+            values = _finite(terms, step, folder)
+            _descend(terms, optimiser, fabric, lr=plan.lr(step))
+            state.count(values, seconds=time.monotonic() - started)
+            validation = _validated(state, plan, network, validate)
+            if validation or state.step == stop:
+                save(state, folder, network, adam, identity=_identity(plan))
+            if progress is not None:
+                progress(Progress(state.step, plan.steps, values, validation))
+            if _ended(state, plan):
+                break
+    return Outcome(state.step, _ended(state, plan), state.best_step, state.best_dice, tuple(state.history))
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Without gradients and with dropout and batch norm at rest; back to what it was on exit."""
+    was = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train(was)
+
+
+def _descend(terms: dict[str, Tensor], optimiser: torch.optim.Optimizer, fabric: Fabric, *, lr: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+    optimiser.zero_grad()
+    fabric.backward(torch.stack(list(terms.values())).sum())
+    optimiser.step()
+
+
+def _validated(
+    state: State, plan: TrainPlan, network: nn.Module, validate: Callable[[], float] | None
+) -> Validation | None:
+    """Validate where it is due and remember the weights if they are the best so far."""
+    if state.step % plan.every and state.step != plan.steps:
+        return None
+    started = time.monotonic()
+    dice = None
+    if validate is not None:
+        with evaluating(network):
+            dice = float(validate())
+        if math.isnan(dice):
+            raise ValueError("validate() gave NaN: leave undefined cases out of the mean")
+    return state.judge(dice, network, seconds=time.monotonic() - started)
+
+
+def _ended(state: State, plan: TrainPlan) -> bool:
+    if state.step >= plan.steps:
+        return True
+    return plan.patience is not None and state.idle >= plan.patience
+
+
+def _finite(terms: dict[str, Tensor], step: int, folder: Path) -> dict[str, float]:
+    """The terms as numbers; one transfer from the device for all."""
+    values = dict(zip(terms, torch.stack([term.detach().float() for term in terms.values()]).tolist(), strict=True))
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise InputError(
+                f"loss term `{name}` is {value} at step {step}", where=folder, fix="lower `lr` and run again"
+            )
+    return values
+
+
+def _identity(plan: TrainPlan) -> dict[str, int | str]:
+    return {"seed": plan.seed, "steps": plan.steps, "every": plan.every, "identity": plan.identity}

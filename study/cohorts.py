@@ -1,0 +1,116 @@
+"""The student's scans, which the study lead holds: found, prepared, split by patient and cut into shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imaging.cohort import Case, Inspection, Problem, inspect, select, split
+from imaging.errors import InputError
+from imaging.slices import CachedCase, SliceCache
+from study.plan import PhantomSource, Source, Study
+from study.run import Run
+from study.wire import Assignment, Shard
+
+Ids = NDArray[np.int64]
+Part = Literal["train", "val", "test"]
+
+
+def lead_folder(index: int, source: Source, run_folder: Path) -> Path:
+    """Where the scans of the student's source number `index` lie; phantoms are written into the run folder."""
+    if isinstance(source, PhantomSource):
+        return run_folder / "lead" / f"{index}-{source.phantom}"
+    return source.folder
+
+
+def lead_inspection(study: Study, run_folder: Path) -> Inspection:
+    """Cases of all the student's sources, under ids that differ between sources, and what had to be put aside.
+
+    Raises: InputError when a source's folder is missing, or holds no scan that can be used.
+    """
+    found = [_inspected(study, index, source, run_folder) for index, source in enumerate(study.student.sources)]
+    cases = tuple(case for inspection in found for case in inspection.cases)
+    problems = tuple(problem for inspection in found for problem in inspection.problems)
+    return Inspection(cases, problems)
+
+
+def lead_cases(study: Study, run_folder: Path) -> list[Case]:
+    """The student's cases in the order of sources and patients."""
+    return list(lead_inspection(study, run_folder).cases)
+
+
+def lead_slices(study: Study, run_folder: Path, *, progress: Callable[[int, int], None] | None = None) -> SliceCache:
+    """The student's slices, cached in the run folder; cases put aside are entered into its events."""
+    inspection = lead_inspection(study, run_folder)
+    folder = run_folder / "student"
+    cache = SliceCache.build(inspection.cases, study.preprocess, folder, classes=study.classes, progress=progress)
+    run = Run(run_folder)
+    told = {(event["what"], event["where"]) for event in run.events("put-aside")}
+    for problem in (*inspection.problems, *cache.problems):
+        if (problem.what, str(problem.where)) not in told:
+            run.event("put-aside", what=problem.what, where=str(problem.where), fix=problem.fix)
+    return cache
+
+
+def lead_split(study: Study, cache: SliceCache) -> dict[Part, Ids]:
+    """Slice numbers of the lead's patients for training, validation and test, counting up."""
+    parts = split(cache.cases, seed=study.seed, shares=study.distill.split)
+    return {part: _slices_of(parts[part]) for part in get_args(Part)}
+
+
+def shards(study: Study, cache: SliceCache) -> list[Ids]:
+    """Numbers of the slices to be answered, in order, `federation.shard_slices` to a shard; the last may hold fewer."""
+    train, size = lead_split(study, cache)["train"], study.federation.shard_slices
+    return [train[start : start + size] for start in range(0, len(train), size)]
+
+
+def assignment(study: Study, site: str) -> Assignment:
+    """What that site must know of the study."""
+    return Assignment(
+        study=study.name,
+        study_hash=study.hash(),
+        seed=study.seed,
+        task=study.task,
+        preprocess=study.preprocess,
+        teacher=study.teacher_of(site),
+    )
+
+
+def make_shard(assignment: Assignment, cache: SliceCache, index: int, ids: Ids) -> Shard:
+    """Shard number `index` with the slices `ids`: images (N, 1, H, W), masks (N, H, W)."""
+    return Shard(assignment, index, ids, cache.images[ids][:, None], cache.masks[ids])
+
+
+def _inspected(study: Study, index: int, source: Source, run_folder: Path) -> Inspection:
+    folder = lead_folder(index, source, run_folder)
+    if not folder.is_dir():
+        phantom = isinstance(source, PhantomSource)
+        fix = "`preceptor simulate` writes the phantoms" if phantom else "mend `student.sources` in the study"
+        raise InputError("the student's scans are missing", where=folder, fix=fix)
+    inspection = inspect(folder, classes=study.classes)
+    usable = [case for case in inspection.cases if case.modality in ("", study.task.modality)]
+    foreign = [_foreign(case, study.task.modality) for case in inspection.cases if case not in usable]
+    patients = None if isinstance(source, PhantomSource) else source.patients
+    try:
+        cases = select(usable, patients, source.masks)
+    except InputError as error:
+        raise InputError(error.what, where=folder, fix=error.fix) from error
+    if len(study.student.sources) > 1:
+        cases = [replace(case, id=f"{index}-{case.id}", patient=f"{index}-{case.patient}") for case in cases]
+    return Inspection(tuple(cases), (*inspection.problems, *foreign))
+
+
+def _foreign(case: Case, modality: str) -> Problem:
+    return Problem(
+        f"the scan is {case.modality}, the study is about {modality}", case.files[0], "take it out of the folder"
+    )
+
+
+def _slices_of(cases: list[CachedCase]) -> Ids:
+    ranges = [np.arange(case.start, case.stop, dtype=np.int64) for case in cases]
+    return np.concatenate(ranges) if ranges else np.empty(0, np.int64)

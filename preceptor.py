@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from client.commands import evaluate_command, site_app
+from distill import schemes
 from distill.commands import distill_command, report_command, schemes_command
 from imaging.commands import phantom_command
 from imaging.errors import InputError
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command; an InputError is one clear line on standard error and exit code 1."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations otherwise asks its server at import
     try:
-        app(arguments)
+        app(arguments, obj={"schemes": schemes.names()})  # for rooms that may not import distill
     except InputError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)

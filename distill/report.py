@@ -1,0 +1,262 @@
+"""report.html: one file, readable anywhere, made of what lies in the run directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from numpy.typing import NDArray
+
+from distill import report_figures as figures
+from distill.report_tables import Cell, cell, class_means, pooled
+from imaging.atomic import write_text
+from imaging.errors import InputError
+from study.plan import PhantomSource, Study
+from study.run import events, read_study_of
+from study.wire import Card, CaseMetrics, EvaluateReply
+
+SLICES_PER_SITE = 6
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: its name and its cells; `chosen` marks the shipped scheme."""
+
+    name: str
+    cells: list[Cell]
+    chosen: bool = False
+
+
+def write_report(run: Path) -> Path:
+    """Make `run`/report.html from whatever the run directory holds by now; returns its path.
+
+    Raises: InputError when `run` is no run directory.
+    """
+    study = read_study_of(run)
+    page = _template().render(**_content(run, study))
+    write_text(run / "report.html", page)
+    return run / "report.html"
+
+
+def _template() -> Any:
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=select_autoescape(["j2"]), undefined=StrictUndefined)
+    return environment.get_template("report.html.j2")
+
+
+def _content(run: Path, study: Study) -> dict[str, Any]:
+    """Everything the template names."""
+    sites = [site.name for site in study.sites]
+    replies = evaluations(run)
+    schemes = [name for name in (*study.distill.compare, study.distill.scheme) if name in replies]
+    cases = {scheme: {site: reply.cases for site, reply in replies[scheme].items()} for scheme in schemes}
+    cards = _cards(run)
+    return {
+        "study": study,
+        "hash": study.hash(),
+        "sites": sites,
+        "classes": study.task.classes[1:],
+        "phantoms": _phantoms(study),
+        "warnings": _warnings(run),
+        "students": [Row(s, _across(cases[s], sites), s == study.distill.scheme) for s in schemes],
+        "students_figure": figures.dots(_dice(cases), ylabel="Dice", title="Every test case") if schemes else "",
+        "by_class": [{"name": s, "cells": class_means(cases[s].values(), study.task.classes[1:])} for s in schemes],
+        "cross": _cross(run, sites),
+        "cards": cards,
+        "curves": _curves(run, cards, [*study.distill.compare, study.distill.scheme]),
+        "weights": _weights(run, schemes),
+        "overlays": _overlays(run, study),
+        "traffic": _traffic(run),
+        "times": _times(run),
+        "facts": _facts(run, study),
+    }
+
+
+def evaluations(run: Path) -> dict[str, dict[str, EvaluateReply]]:
+    """Scheme → site → what that site replied of its test patients."""
+    found: dict[str, dict[str, EvaluateReply]] = {}
+    for path in sorted((run / "evaluation").glob("*/*.json")):
+        reply = EvaluateReply.model_validate_json(path.read_text(encoding="utf-8"))
+        found.setdefault(path.parent.name, {})[reply.site] = reply
+    return found
+
+
+def _across(by_site: dict[str, list[CaseMetrics]], sites: Sequence[str]) -> list[Cell]:
+    """A cell a site, and one of the mean over sites."""
+    return [
+        *(cell(by_site.get(site, [])) for site in sites),
+        pooled([by_site[site] for site in sites if by_site.get(site)]),
+    ]
+
+
+def _dice(cases: dict[str, dict[str, list[CaseMetrics]]]) -> dict[str, dict[str, Sequence[float]]]:
+    return {
+        s: {site: [_mean(c, "dice") for c in found] for site, found in by_site.items()} for s, by_site in cases.items()
+    }
+
+
+def _mean(case: CaseMetrics, metric: str) -> float:
+    """Mean of a metric over the classes for which it is defined; NaN if there is none."""
+    values = [value for value in case.metrics[metric].values() if value is not None]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _cards(run: Path) -> list[Card]:
+    return [
+        Card.model_validate_json(path.read_text(encoding="utf-8")) for path in sorted((run / "teachers").glob("*.json"))
+    ]
+
+
+def _cross(run: Path, sites: Sequence[str]) -> list[Row]:
+    """Rows: teacher of a site; columns: at a site. Empty unless the simulation measured it."""
+    path = run / "cross.json"
+    if not path.exists():
+        return []
+    table = {
+        (row["network"], row["site"]): [CaseMetrics.model_validate(c) for c in row["cases"]] for row in _json(path)
+    }
+    return [Row(home, [cell(table.get((home, site), [])) for site in sites]) for home in sites]
+
+
+def _curves(run: Path, cards: Sequence[Card], schemes: Sequence[str]) -> list[str]:
+    """Validation Dice of teachers by epoch; loss and validation Dice of students by step."""
+    teachers = [(card.site, [e.epoch for e in card.history], [e.dice for e in card.history]) for card in cards]
+    losses, dices = [], []
+    for scheme in schemes:
+        log = events(run / "distill" / scheme)
+        steps = [(e["step"], sum(e["terms"].values())) for e in log if e["kind"] == "step"]
+        checks = [(e["step"], e["dice"]) for e in log if e["kind"] == "validation" and e["dice"] is not None]
+        losses.append((scheme, *_smooth(steps)))
+        dices.append((scheme, [s for s, _ in checks], [d for _, d in checks]))
+    drawn = [figures.curves(teachers, xlabel="epoch", ylabel="validation Dice", title="Teachers at home")]
+    drawn.append(
+        figures.curves([d for d in losses if d[1]], xlabel="step", ylabel="loss", title="Students: training loss")
+    )
+    if any(d[1] for d in dices):
+        drawn.append(
+            figures.curves([d for d in dices if d[1]], xlabel="step", ylabel="validation Dice", title="Students")
+        )
+    return drawn
+
+
+def _smooth(points: Sequence[tuple[int, float]], *, bins: int = 60) -> tuple[list[float], list[float]]:
+    """At most `bins` points: means over equal stretches, since a batch's loss jumps."""
+    chunks = [
+        c
+        for c in np.array_split(np.array(points, dtype=float).reshape(-1, 2), min(bins, max(1, len(points))))
+        if len(c)
+    ]
+    return [float(c[:, 0].mean()) for c in chunks], [float(c[:, 1].mean()) for c in chunks]
+
+
+def _weights(run: Path, schemes: Sequence[str]) -> list[str]:
+    """A histogram of the teachers' weights a slice for every scheme that recorded some."""
+    drawn = []
+    for scheme in schemes:
+        path = run / "distill" / scheme / "weights.json"
+        if path.exists():
+            found = _json(path)
+            values = np.array(found["weights"], dtype=float).reshape(-1, len(found["sites"]))
+            groups = {site: values[:, column] for column, site in enumerate(found["sites"])}
+            drawn.append(figures.histogram(groups, xlabel="weight", title=scheme))
+    return drawn
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Some slices of one site under one scheme."""
+
+    title: str
+    items_: list[dict[str, str]]
+
+
+def _overlays(run: Path, study: Study) -> list[Gallery]:
+    """Slices that the hospitals of a simulation kept for themselves; a real hospital's are not here to be read."""
+    found = []
+    for site in study.sites:
+        folder = run / "hospitals" / site.name / "workspace" / "overlays" / study.distill.scheme
+        items = list(_slices(sorted(folder.glob("*.npz"))))
+        if items:
+            found.append(Gallery(site.name, items[:SLICES_PER_SITE]))
+    return found
+
+
+def _slices(paths: Sequence[Path]) -> Iterator[dict[str, str]]:
+    """Pictures with captions, as many as the files hold, in the files' order."""
+    for path in paths:
+        with np.load(path) as content:
+            arrays: dict[str, NDArray[Any]] = {name: content[name] for name in content.files}
+        for image, reference, prediction in zip(
+            arrays["image"], arrays["reference"], arrays["prediction"], strict=True
+        ):
+            both, total = (
+                ((reference == prediction) & (reference > 0)).sum(),
+                (reference > 0).sum() + (prediction > 0).sum(),
+            )
+            dice = f"Dice {2 * both / total:.2f} in this slice" if total else "nothing here, nothing found"
+            yield {"png": figures.overlay(image.astype(np.float32), reference, prediction), "caption": dice}
+
+
+def _traffic(run: Path) -> list[dict[str, str]]:
+    path = run / "traffic.json"
+    found = _json(path) if path.exists() else {}
+    return [
+        {
+            "site": site,
+            "sent": _megabytes(row["sent"]),
+            "received": _megabytes(row["received"]),
+            "messages": str(row["messages"]),
+        }
+        for site, row in sorted(found.items())
+    ]
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def _times(run: Path) -> list[dict[str, str]]:
+    """How long each phase took, summed over its attempts."""
+    seconds: dict[str, float] = {}
+    for event in events(run):
+        if event["kind"] == "phase-ended":
+            seconds[event["phase"]] = seconds.get(event["phase"], 0.0) + event["seconds"]
+    return [{"phase": phase, "time": f"{int(s // 60)} min {s % 60:.0f} s"} for phase, s in seconds.items()]
+
+
+def _warnings(run: Path) -> list[str]:
+    """Sites that were left out, in the words of the run's own log."""
+    return [f"Left out: {e['site']}: {e['cause']}" for e in events(run) if e["kind"] == "site-left-out"]
+
+
+def _phantoms(study: Study) -> str:
+    """Which scans are synthetic; empty when none is."""
+    sites = [site.name for site in study.sites if isinstance(site.source, PhantomSource)]
+    lead = any(isinstance(source, PhantomSource) for source in study.student.sources)
+    who = ([f"the scans of {', '.join(sites)}"] if sites else []) + (["the student's scans"] if lead else [])
+    return f"Phantoms: {' and '.join(who)}." if who else ""
+
+
+def _facts(run: Path, study: Study) -> list[tuple[str, str]]:
+    versions = _json(run / "versions.json") if (run / "versions.json").exists() else {}
+    student = run / "distill" / study.distill.scheme / "student.json"
+    shipped = _json(student) if student.exists() else {}
+    facts = [("run directory", str(run)), ("student's weights", shipped.get("weights_hash", "not trained yet"))]
+    facts += [("scheme", study.distill.scheme), ("settings", json.dumps(study.distill.model_dump(mode="json")))]
+    return facts + [
+        (name, json.dumps(value) if isinstance(value, dict) else str(value)) for name, value in versions.items()
+    ]
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"is not whole JSON ({error})", where=path, fix="remove it and run the phase that writes it again"
+        ) from error

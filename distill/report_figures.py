@@ -1,0 +1,122 @@
+"""The report's pictures as inline SVG and PNG, legible on light and dark paper alike."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+INK = "#010203"
+"""Drawn in this colour, replaced by the page's own text colour in the SVG."""
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
+"""Paul Tol's bright scheme: told apart by colour-blind readers, and visible on both backgrounds."""
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "preceptor",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+Curve = tuple[str, Sequence[float], Sequence[float]]
+"""Name, x values, y values."""
+
+
+def curves(lines: Sequence[Curve], *, xlabel: str, ylabel: str, title: str) -> str:
+    """Lines over a common axis, as SVG."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(5.2, 3.0)
+        for (name, x, y), colour in zip(lines, _cycle(len(lines)), strict=True):
+            axes.plot(x, y, label=name, color=colour, linewidth=1.6, marker="." if len(x) < 30 else None)
+        axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        axes.grid(alpha=0.2)
+        if lines:
+            axes.legend(fontsize=8)
+        return _svg(figure)
+
+
+def histogram(groups: dict[str, NDArray[np.float64]], *, xlabel: str, title: str) -> str:
+    """How values in [0, 1] spread, one outlined histogram a group, as SVG."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(5.2, 3.0)
+        for (name, values), colour in zip(groups.items(), _cycle(len(groups)), strict=True):
+            axes.hist(
+                values, bins=np.linspace(0, 1, 41).tolist(), histtype="step", label=name, color=colour, linewidth=1.6
+            )
+        axes.set(xlabel=xlabel, ylabel="slices", title=title)
+        if groups:
+            axes.legend(fontsize=8)
+        return _svg(figure)
+
+
+def dots(groups: dict[str, dict[str, Sequence[float]]], *, ylabel: str, title: str) -> str:
+    """Every case as a dot: a column of the axis a site, a colour a scheme, a bar at the mean. As SVG."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(max(5.2, 1.6 * len(next(iter(groups.values()), {}))), 3.2)
+        sites = list(next(iter(groups.values()), {}))
+        width = 0.8 / max(1, len(groups))
+        for position, ((name, by_site), colour) in enumerate(zip(groups.items(), _cycle(len(groups)), strict=True)):
+            for column, site in enumerate(sites):
+                values = np.asarray(by_site.get(site, ()), dtype=float)
+                x = column + (position - (len(groups) - 1) / 2) * width
+                spread = np.linspace(-0.25, 0.25, len(values)) * width if len(values) > 1 else np.zeros(len(values))
+                axes.plot(x + spread, values, ".", color=colour, alpha=0.6, label=name if column == 0 else None)
+                if len(values):
+                    axes.hlines(values.mean(), x - 0.4 * width, x + 0.4 * width, color=colour, linewidth=2)
+        axes.set(ylabel=ylabel, title=title)
+        axes.set_xticks(range(len(sites)), sites)
+        axes.grid(axis="y", alpha=0.2)
+        if groups:
+            axes.legend(fontsize=8, ncols=len(groups), loc="upper center", bbox_to_anchor=(0.5, -0.12))
+        return _svg(figure)
+
+
+def overlay(image: NDArray[np.float32], reference: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> str:
+    """A slice (H, W) with both outlines: reference green, prediction red, their overlap filled yellow (AMTKD, Fig. 4).
+
+    Returns a PNG as a data address. All foreground classes are outlined one by one.
+    """
+    figure = Figure(figsize=(2.4, 2.4 * image.shape[0] / image.shape[1]), dpi=110)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    low, high = np.percentile(image, (1, 99.5))
+    axes.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="bilinear")
+    both = ((reference == prediction) & (reference > 0)).astype(float)
+    axes.imshow(np.ma.masked_equal(both, 0), cmap="autumn_r", alpha=0.28, vmin=0, vmax=2, interpolation="nearest")
+    for mask, colour in ((reference, "#37d67a"), (prediction, "#ff5c5c")):
+        for value in np.unique(mask[mask > 0]):
+            axes.contour(mask == value, levels=[0.5], colors=[colour], linewidths=1.1)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _cycle(n: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(n)]
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :].replace(INK, "currentColor")

@@ -1,0 +1,70 @@
+"""Means and spreads of per-case metrics, as they stand in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from study.wire import CaseMetrics
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Dice, HD95 and VOE over some cases, as text; `shade` in [0, 0.5] grows with the Dice."""
+
+    dice: str
+    hd95: str
+    voe: str
+    shade: float
+
+
+def values(cases: Sequence[CaseMetrics], metric: str) -> list[float]:
+    """One value a case, the mean over the classes where it is defined; a case without any is left out."""
+    found = [[v for v in case.metrics[metric].values() if v is not None] for case in cases]
+    return [float(np.mean(v)) for v in found if v]
+
+
+def cell(cases: Sequence[CaseMetrics]) -> Cell:
+    """Mean ± standard deviation over the cases of one site; dashes without cases."""
+    if not cases:
+        return Cell("–", "–", "–", 0.0)
+    dice = values(cases, "dice")
+    return Cell(_spread(dice, 3), _spread(values(cases, "hd95"), 1), _spread(values(cases, "voe"), 3), _shade(dice))
+
+
+def pooled(sites: Sequence[Sequence[CaseMetrics]]) -> Cell:
+    """The mean over sites of each site's mean: every hospital counts alike, however many cases it has."""
+    means = {
+        metric: [np.mean(v) for cases in sites if (v := values(cases, metric))] for metric in ("dice", "hd95", "voe")
+    }
+    if not sites:
+        return Cell("–", "–", "–", 0.0)
+    text = {m: (f"{np.mean(v):.{1 if m == 'hd95' else 3}f}" if v else "–") for m, v in means.items()}
+    return Cell(text["dice"], text["hd95"], text["voe"], _shade([float(d) for d in means["dice"]]))
+
+
+def class_means(sites: Iterable[Sequence[CaseMetrics]], classes: Sequence[str]) -> list[str]:
+    """Mean Dice of each class over sites, as text."""
+    found = list(sites)
+    return [_text([_class_dice(cases, name) for cases in found]) for name in classes]
+
+
+def _class_dice(cases: Sequence[CaseMetrics], name: str) -> float:
+    dice = [case.metrics["dice"][name] for case in cases]
+    defined = [d for d in dice if d is not None]
+    return float(np.mean(defined)) if defined else float("nan")
+
+
+def _text(means: Sequence[float]) -> str:
+    defined = [m for m in means if np.isfinite(m)]
+    return f"{np.mean(defined):.3f}" if defined else "–"
+
+
+def _spread(found: Sequence[float], digits: int) -> str:
+    return f"{np.mean(found):.{digits}f} ± {np.std(found):.{digits}f}" if found else "–"
+
+
+def _shade(dice: Sequence[float]) -> float:
+    return round(0.5 * float(np.mean(dice)), 3) if dice else 0.0

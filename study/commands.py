@@ -1,0 +1,48 @@
+"""`preceptor study`: check a study.toml, or explain every key that one may hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def study_command(
+    file: Annotated[
+        Path | None, typer.Argument(help="A study.toml to check; without one, every key is explained.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Check a study file, or explain every key of it.
+
+    `preceptor study studies/prostate.toml` says what the file asks for, or names each wrong key with its remedy.
+
+    `preceptor study` lists every key with its type, default and meaning.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from study.plan import read_study, reference
+
+    console = Console()
+    if file is not None:
+        study = read_study(file)
+        if as_json:
+            console.print_json(study.model_dump_json())
+        else:
+            console.print(
+                f"[bold]{study.name}[/] is sound: {len(study.sites)} sites, {study.classes} classes, hash {study.hash()}"
+            )
+        return
+    rows = reference()
+    if as_json:
+        console.print_json(
+            json.dumps([dict(zip(("key", "type", "default", "meaning"), row, strict=True)) for row in rows])
+        )
+        return
+    table = Table("key", "type", "default", "meaning", title="study.toml", show_lines=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

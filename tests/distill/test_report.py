@@ -1,0 +1,110 @@
+"""The report is made of whatever a run holds, says so when scans are synthetic, and needs nothing beside itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distill.report import write_report
+from distill.report_tables import cell, pooled
+from imaging.errors import InputError
+from study.plan import read_study
+from study.run import create_or_resume
+from study.wire import Card, CaseMetrics, Epoch, EvaluateReply
+
+ROOT = Path(__file__).resolve().parents[2]
+SITES = ("hospital-a", "hospital-b", "hospital-c")
+
+
+def case(dice: float | None, hd95: float | None = 3.0) -> CaseMetrics:
+    metrics = {"dice": dice, "iou": 0.5, "voe": 0.5, "hd95": hd95, "assd": 1.0}
+    return CaseMetrics(metrics={name: {"prostate": value} for name, value in metrics.items()}, slices=7)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run directory as its phases leave it, with figures that a test can find again."""
+    run = create_or_resume(tmp_path, read_study(ROOT / "studies" / "prostate.toml"))
+    for number, site in enumerate(SITES):
+        card = Card(
+            site=site, model="deeplabv3plus", options={}, parameters=12345, weights_hash="a" * 64, fingerprint="f",
+            epochs=2, finished=True, dice=0.8, best_epoch=2, patients={"train": 3, "val": 1, "test": 2},
+            slices={"train": 30, "val": 10, "test": 20}, set_aside=0,
+            history=[Epoch(epoch=e, loss=1 / e, dice=0.3 * e, seconds=1.0) for e in (1, 2)],
+        )  # fmt: skip
+        _write(tmp_path / "teachers" / f"{site}.json", card.model_dump_json())
+        for label, dice in (("supervised", 0.5), ("amtkd", 0.7)):
+            reply = EvaluateReply(
+                site=site, label=label, split="test", weights_hash="b" * 64,
+                cases=[case(dice + 0.01 * number), case(dice - 0.01 * number, None)],
+            )  # fmt: skip
+            _write(tmp_path / "evaluation" / label / f"{site}.json", reply.model_dump_json())
+    weights = {"sites": list(SITES), "weights": [[0.2, 0.3, 0.5], [0.1, 0.1, 0.8]]}
+    _write(tmp_path / "distill" / "amtkd" / "weights.json", json.dumps(weights))
+    row = {"network": SITES[0], "site": SITES[1], "cases": [case(0.123).model_dump()]}
+    _write(tmp_path / "cross.json", json.dumps([row]))
+    _write(tmp_path / "traffic.json", json.dumps({SITES[0]: {"sent": 1_000_000, "received": 2_500_000, "messages": 4}}))
+    run.event("phase-ended", phase="train", seconds=61.0, fault=None)
+    run.event("site-left-out", site=SITES[2], cause="silent for 5 s", remedy="start it")
+    folder = tmp_path / "hospitals" / SITES[0] / "workspace" / "overlays" / "amtkd"
+    folder.mkdir(parents=True)
+    mask = np.zeros((2, 13, 17), np.uint8)
+    mask[0, 3:7, 5:11] = 1
+    image = np.random.default_rng(0).normal(size=mask.shape).astype(np.float32)
+    np.savez(folder / "0.npz", image=image, reference=mask, prediction=np.roll(mask, 1, axis=2))
+    return tmp_path
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def test_the_report_holds_the_figures_of_the_run(run: Path) -> None:
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "0.700 ± 0.000" in page  # amtkd at hospital-a
+    assert "0.510 ± 0.000" not in page
+    assert "0.500 ± 0.010" in page  # supervised at hospital-b, spread over cases
+    assert "0.123" in page  # the teacher of hospital-a abroad
+    assert "2.5 MB" in page
+    assert "1 min 1 s" in page
+    assert "silent for 5 s" in page
+    assert page.count("data:image/png;base64,") == 2
+
+
+def test_synthetic_scans_are_labelled(run: Path) -> None:
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "Synthetic scans." in page
+    assert "hospital-a, hospital-b, hospital-c and the student" in page
+
+
+def test_the_report_stands_alone(run: Path) -> None:
+    """No script, style, font or picture from elsewhere: it is mailed, and opened behind hospital walls."""
+    page = write_report(run).read_text(encoding="utf-8")
+    addresses = set(re.findall(r"(?:src|href)=[\"']([^\"'#]+)", page))
+    assert all(address.startswith("data:") for address in addresses)
+    assert "<script" not in page
+
+
+def test_a_run_that_has_only_begun_has_a_report(tmp_path: Path) -> None:
+    create_or_resume(tmp_path, read_study(ROOT / "studies" / "prostate.toml"))
+    assert "no student has been evaluated yet" in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"study\.json"):
+        write_report(tmp_path)
+
+
+def test_an_undefined_metric_is_left_out_of_its_mean_only() -> None:
+    found = cell([case(0.5, None), case(0.7, 4.0)])
+    assert (found.dice, found.hd95) == ("0.600 ± 0.100", "4.0 ± 0.0")
+    assert cell([]).dice == "–"
+
+
+def test_every_site_counts_alike_in_the_mean_over_sites() -> None:
+    assert pooled([[case(0.9)] * 5, [case(0.5)]]).dice == "0.700"

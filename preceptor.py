@@ -7,6 +7,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from client.commands import evaluate_command, site_app
 from distill import schemes
@@ -54,13 +55,6 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(141)
-
-
-def escape(text: str) -> str:
-    """Text whose square brackets Rich leaves alone."""
-    from rich.markup import escape as rich_escape
-
-    return rich_escape(text)
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def evaluate_student(
         request.assignment.task.classes,
         progress=lambda done, cases: status.set(doing="evaluating", step=done, steps=cases),
     )
-    keep_overlays(config.workspace / "overlays" / request.label, found)
+    keep_overlays(config.workspace / "overlays" / request.split / request.label, found)
     cases = [evaluated.metrics for evaluated in found]
     log.info("%s on %d %s cases: Dice %.3f", request.label, len(cases), request.split, np.mean([e.dice for e in found]))
     reply = EvaluateReply(

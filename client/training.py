@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,7 @@ class TrainSlices:
     slices: NDArray[np.int64]
     batch: int
     seed: int
+    augment: Augment = field(default_factory=Augment)
 
     @property
     def steps(self) -> int:
@@ -68,7 +69,7 @@ class TrainSlices:
         images = torch.from_numpy(self.cache.images[chosen].astype(np.float32))[:, None]
         masks = torch.from_numpy(self.cache.masks[chosen].astype(np.int64))
         height, width = images.shape[2:]
-        warp = draw(Augment(), derived(self.seed, "augment", step), size=(height, width), n=len(images))
+        warp = draw(self.augment, derived(self.seed, "augment", step), size=(height, width), n=len(images))
         return warp.shade(warp.move(images)), warp.move_masks(masks)
 
 
@@ -99,7 +100,8 @@ class Course:
     @property
     def batches(self) -> TrainSlices:
         seed = derived(self.assignment.seed, "teacher", self.config.name)
-        return TrainSlices(self.scans.cache, self.scans.slices("train"), self.assignment.teacher.batch, seed)
+        asked = self.assignment
+        return TrainSlices(self.scans.cache, self.scans.slices("train"), asked.teacher.batch, seed, asked.augment)
 
     def teach(self, until_epoch: int, status: Status) -> Card:
         """Train from the checkpoint up to `until_epoch`; nothing happens where it is there already.

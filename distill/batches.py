@@ -62,7 +62,7 @@ def assemble(slices: SliceCache, teachers: Teachers | None, ids: Ids, warp: Warp
     Region contrast stays as the teacher measured it: a scalar a slice has no place to be moved to.
     """
     labelled = torch.from_numpy(slices.labelled[ids])
-    masks = warp.move_masks(torch.from_numpy(slices.masks[ids])).long()
+    masks = warp.move_masks(torch.from_numpy(slices.masks[ids]))
     images = warp.shade(warp.move(torch.from_numpy(slices.images[ids])[:, None]))
     return Batch(images, masks, labelled, _moved(teachers.answers(ids), warp) if teachers else None)
 

@@ -133,7 +133,9 @@ def train_plan(plan: Distill, seed: int, identity: str) -> TrainPlan:
 def train(study: Study, job: Job, folder: Path, progress: Callable[[Progress], None] | None) -> Outcome:
     """Train from where the folder's checkpoint stands to the end; the scheme then has its best weights."""
     plan, student = study.distill, job.scheme.student
-    batches = TrainingBatches(job.slices, job.train, job.answers, job.seed, plan.batch, plan.labelled_share)
+    batches = TrainingBatches(
+        job.slices, job.train, job.answers, job.seed, plan.batch, plan.labelled_share, study.augment
+    )
     training = train_plan(plan, job.seed, job.origin.digest())
     history = History(folder, training.lr, progress)
     validate = partial(case_dice, student, job.slices, job.validation, study.classes) if job.validation else None

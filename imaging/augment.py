@@ -10,20 +10,21 @@ import os
 import random
 from copy import copy
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
+from imaging.augment_plan import IDENTITY, Augment
 from imaging.warp import Warp
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import asks the network for a newer version
 import albumentations as A
 
-Chance = Annotated[float, Field(ge=0, le=1)]
+__all__ = ["IDENTITY", "Augment", "draw"]
+
 Size = tuple[int, int]
 Drawn = dict[str, dict[str, Any]]
 """Albumentations' own parameters of the transforms to be applied to one slice, by what they are called here."""
@@ -31,42 +32,6 @@ Drawn = dict[str, dict[str, Any]]
 NODES = 32
 """Elastic distortions are drawn on a grid of 32 × 32 and stretched: alike at every resolution, and cheap. At the
 slice's own, blurring repeats the noise at the border, and corners move by 40 % of the side at 384 pixels (measured)."""
-
-
-class Augment(BaseModel):
-    """How slices are varied in training (AMTKD, section 4.1); chances are a slice's, shares are of its side."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    flip: Chance = 0.5
-    """Chance to be turned upside down, and another to be turned left to right."""
-    affine: Chance = 0.5
-    """Chance to be shifted, scaled and rotated. The paper gives none; 0.5 is albumentations' default."""
-    rotate_deg: Annotated[float, Field(ge=0, le=180)] = 90
-    """Turned by up to so many degrees either way."""
-    scale: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Made larger or smaller by up to this share, alike along rows and columns."""
-    shift: Annotated[float, Field(ge=0, lt=1)] = 0.0625
-    """Moved along rows and columns by up to this share."""
-    elastic: Chance = 0.1
-    """Chance of an elastic distortion."""
-    elastic_shift: Annotated[float, Field(ge=0, le=0.1)] = 0.01
-    """Its root mean square displacement, a share. The paper gives none; albumentations' example for segmentation,
-    alpha 120 at sigma 6 on 128 pixels, comes to about this."""
-    elastic_sigma: Annotated[float, Field(ge=1 / 32, le=0.5)] = 0.05
-    """Its smoothness, the deviation of the Gaussian that blurs it, a share."""
-    grid: Chance = 0.1
-    """Chance of a grid distortion: five cells a side, up to 30 % wider or narrower (albumentations' default)."""
-    optical: Chance = 0.1
-    """Chance of an optical distortion: a lens with a coefficient of up to 0.05 (albumentations' default)."""
-    brightness_contrast: Chance = 0.2
-    """Chance of up to 20 % more or less contrast, and 0.2 of a normalised image's unit more or less brightness."""
-    dropout: Chance = 0.2
-    """Chance of one or two holes, a tenth to a fifth of a side each (albumentations' default)."""
-
-
-IDENTITY = Augment(flip=0, affine=0, elastic=0, grid=0, optical=0, brightness_contrast=0, dropout=0)
-"""No augmentation; validation, answers and evaluation see slices as they are."""
 
 
 def draw(plan: Augment, seed: int, *, size: Size, n: int) -> Warp:

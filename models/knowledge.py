@@ -22,7 +22,8 @@ def attention_map(features: Tensor, *, p: int = 1) -> Tensor:
     Shapes: features (N, c, h, w), returns (N, h, w). Source: AMTKD Eq. 3 (p = 1); Zagoruyko & Komodakis 2017 prefer
     p = 2, EMKD takes 4.
     """
-    return _precise(features).abs().pow(p).sum(dim=1)
+    magnitude = _precise(features).abs()
+    return (magnitude if p == 1 else magnitude.pow(p)).sum(dim=1)
 
 
 def scaled(maps: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ LAST = list(Part)[-1]
 
 
 def simulate_command(
+    context: typer.Context,
     study: Annotated[Path, typer.Argument(help="The study.toml; `preceptor study` explains its keys.")],
     out: Annotated[Path | None, typer.Option(help="Run folder; `runs/NAME` unless given.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the study's own.", show_default=False)] = None,
@@ -34,12 +35,14 @@ def simulate_command(
     from rich.console import Console
 
     from imaging.errors import InputError
+    from imaging.phantom import PROFILES
     from server.simulation import simulate
-    from study.plan import read_study
+    from study.plan import check_names, read_study
 
     plan = read_study(study)
     if seed is not None:
         plan = plan.model_copy(update={"seed": seed})
+    check_names(plan, schemes=context.obj["schemes"], phantoms=PROFILES)
     folder = (out or Path("runs") / (plan.name if seed is None else f"{plan.name}-seed-{seed}")).resolve()
     console, started = Console(soft_wrap=True), time.monotonic()
     for number in (signal.SIGTERM, signal.SIGHUP):

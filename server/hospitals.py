@@ -49,6 +49,10 @@ class Cohort:
         """Say so, once they are."""
         write_text(self.note, json.dumps(self.content, indent=1))
 
+    def cases_there(self) -> int:
+        """How many cases are whole by now."""
+        return len(list(self.folder.glob("case-*")))
+
     def command(self, log: Path) -> Command:
         """Write what is missing of them."""
         source = self.source
@@ -65,11 +69,11 @@ def cohorts(study: Study, run_folder: Path) -> list[Cohort]:
 def _cohorts(study: Study, run_folder: Path) -> Iterator[Cohort]:
     for site in study.sites:
         if isinstance(site.source, PhantomSource):
-            seed = derived(study.seed, "phantoms", "site", site.name) % 2**31
+            seed = derived(study.seed, "phantoms", "site", site.name) % 1_000_000
             yield Cohort(site.name, site.source, scans_folder(run_folder, site.name), seed)
     for index, source in enumerate(study.student.sources):
         if isinstance(source, PhantomSource):
-            seed = derived(study.seed, "phantoms", "lead", index) % 2**31
+            seed = derived(study.seed, "phantoms", "lead", index) % 1_000_000
             yield Cohort("the study lead", source, lead_folder(index, source, run_folder), seed)
 
 

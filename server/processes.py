@@ -106,9 +106,17 @@ class Processes:
         self._write()
         return child
 
-    def complete(self, commands: Sequence[Command], *, tick: Callable[[], None], at_once: int = 8) -> list[str]:
-        """What these jobs printed, once all have ended well; `tick` waits a moment and shows what goes on.
+    def complete(
+        self,
+        commands: Sequence[Command],
+        *,
+        tick: Callable[[], None],
+        at_once: int = 8,
+        done: Callable[[Command], None] = lambda command: None,
+    ) -> list[str]:
+        """What these jobs printed, once all have ended well; `done` is told of each as it ends.
 
+        `tick` waits a moment and shows what goes on.
         Raises: InputError with the last lines of a job that fails, or of a lasting process that ends meanwhile.
         """
         waiting, running, printed = list(commands), list[Child](), dict[Command, str]()
@@ -121,6 +129,7 @@ class Processes:
                 self._finish(child)
                 running.remove(child)
                 printed[child.command] = child.output
+                done(child.command)
         return [printed[command] for command in commands]
 
     def check(self) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from server.hospitals import Cohort
 from server.words import Event
 from study.plan import Study
+from study.wire import SPLITS
 
+Clock = Callable[[], float]
 ENOUGH = 0.02
 """Share of a part that must be done before the time left is worth telling."""
 
@@ -23,7 +26,7 @@ class SiteScene:
     finished: bool = False
     dice: float | None = None
     shards: set[int] = field(default_factory=set)
-    labels: set[str] = field(default_factory=set)
+    labels: set[tuple[str, str]] = field(default_factory=set)
     left_out: bool = False
 
     @property
@@ -34,13 +37,15 @@ class SiteScene:
 class Scene:
     """The state after all events so far."""
 
-    def __init__(self, study: Study, *, cohorts: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, study: Study, cohorts: Sequence[Cohort] = (), *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.study, self.cohorts, self.clock = study, cohorts, clock
         self.sites = {site.name: SiteScene(study.teacher_of(site.name).epochs) for site in study.sites}
         self.schemes = [study.distill.scheme, *study.distill.compare]
         self.steps: dict[str, int] = defaultdict(int)
         self.validated: dict[str, float] = {}
-        self.shards, self.cohorts_written = 0, 0
+        self.shards = 0
         self.part, self.done = "", list[str]()
         self._begin("")
 
@@ -55,8 +60,6 @@ class Scene:
                 self.done.append(event["phase"])
             case "asking":
                 self.shards = event["shards"]
-            case "cohort-written":
-                self.cohorts_written += 1
             case "step" | "validation":
                 self.steps[event["scheme"]] = max(self.steps[event["scheme"]], event["step"])
                 if event.get("dice") is not None:
@@ -67,13 +70,13 @@ class Scene:
         taking_part = [site for site in self.sites.values() if not site.left_out]
         n = max(1, len(taking_part))
         shares: dict[str, Callable[[], float]] = {
-            "scans": lambda: self.cohorts_written / max(1, self.cohorts),
+            "scans": self._scanned,
             "train": lambda: sum(site.trained for site in taking_part) / n,
             "collect": lambda: (
                 sum(len(site.shards) for site in taking_part) / (n * self.shards) if self.shards else 0.0
             ),
             "distill": self._distilled,
-            "evaluate": lambda: sum(len(site.labels) for site in taking_part) / (n * len(self.schemes)),
+            "evaluate": lambda: sum(len(site.labels) for site in taking_part) / (n * len(self.schemes) * len(SPLITS)),
         }
         return min(1.0, shares[self.part]()) if self.part in shares else 0.0
 
@@ -91,6 +94,10 @@ class Scene:
         self.part, self.began = part, self.clock()
         self._share_at_start = self.share()
 
+    def _scanned(self) -> float:
+        cases = sum(cohort.source.cases for cohort in self.cohorts)
+        return sum(cohort.cases_there() for cohort in self.cohorts) / max(1, cases)
+
     def _distilled(self) -> float:
         return sum(self.steps[scheme] for scheme in self.schemes) / (self.study.distill.steps * len(self.schemes))
 
@@ -105,4 +112,4 @@ class Scene:
             case "collected":
                 site.shards.add(event["shard"])
             case "evaluated":
-                site.labels.add(event["label"])
+                site.labels.add((event["label"], event["split"]))

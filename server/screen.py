@@ -14,11 +14,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from server.hospitals import cohorts
 from server.scene import Scene, SiteScene
 from server.tail import Tail
 from server.watch import Watch
 from server.words import PARTS, duration, words
 from study.plan import Study
+from study.wire import SPLITS
 
 TICK_S, SHOW_S = 0.1, 0.5
 ALWAYS = {"site-left-out", "rejected", "sent-again", "phase-ended", "put-aside"}
@@ -28,9 +30,9 @@ ALWAYS = {"site-left-out", "rejected", "sent-again", "phase-ended", "put-aside"}
 class Screen:
     """Follows a run directory and tells; `tick` waits a moment and brings it up to date."""
 
-    def __init__(self, study: Study, folder: Path, console: Console, *, cohorts: int, watch: Watch) -> None:
+    def __init__(self, study: Study, folder: Path, console: Console, *, watch: Watch) -> None:
         self.study, self.folder, self.console, self.watch = study, folder, console, watch
-        self.scene = Scene(study, cohorts=cohorts)
+        self.scene = Scene(study, cohorts(study, folder))
         self.began, self._shown = time.monotonic(), 0.0
         self._tails: dict[str, Tail] = {}
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
@@ -112,7 +114,7 @@ class Screen:
             f"{epoch}/{site.epochs}" + (" ✓" if site.finished else ""),
             f"{dice:.3f}" if dice is not None else "",
             f"{len(site.shards)}/{self.scene.shards}" if self.scene.shards else "",
-            f"{len(site.labels)}/{len(self.scene.schemes)}" if site.labels else "",
+            f"{len(site.labels)}/{len(self.scene.schemes) * len(SPLITS)}" if site.labels else "",
         ]
 
     def _now(self) -> RenderableType:

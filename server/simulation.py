@@ -11,11 +11,11 @@ from pathlib import Path
 from rich.console import Console
 
 from imaging.errors import InputError
-from server.cards import finished
+from server.cards import card_path, finished
 from server.collect import open_store
 from server.evaluate import Evaluation
 from server.federation import Federation
-from server.hospitals import cohorts, cores, preceptor, write_site
+from server.hospitals import Cohort, cohorts, cores, preceptor, write_site
 from server.processes import Processes
 from server.screen import Screen
 from server.train import Training
@@ -32,11 +32,10 @@ def simulate(study: Study, folder: Path, console: Console, *, until: str = "repo
     Raises: InputError saying what ended it; KeyboardInterrupt.
     """
     run = create_or_resume(folder, study)
-    planned = cohorts(study, folder)
     with (
         Processes(folder / "processes.json") as processes,
         Watch() as watch,
-        Screen(study, folder, console, cohorts=len(planned), watch=watch) as screen,
+        Screen(study, folder, console, watch=watch) as screen,
     ):
         Simulation(study, run, processes, screen).play(until)
 
@@ -55,11 +54,15 @@ class Simulation:
     def scans(self) -> None:
         missing = [cohort for cohort in cohorts(self.study, self.run.folder) if not cohort.written()]
         if missing:
+            jobs = {cohort.command(self._log("phantoms")): cohort for cohort in missing}
             with self._timed("scans"):
-                jobs = [cohort.command(self._log("phantoms")) for cohort in missing]
-                self.processes.complete(jobs, tick=self.screen.tick, at_once=cores())
-                for cohort in missing:
-                    cohort.mark()
+                self.processes.complete(
+                    list(jobs), tick=self.screen.tick, at_once=cores(), done=lambda job: self._written(jobs[job])
+                )
+
+    def _written(self, cohort: Cohort) -> None:
+        cohort.mark()
+        self.run.event("cohort-written", owner=cohort.owner, profile=cohort.source.phantom, cases=cohort.source.cases)
 
     def train(self) -> None:
         if Training(self.study, self.run).sites:
@@ -81,9 +84,15 @@ class Simulation:
             self.federation.conduct("evaluate")
 
     def cross(self) -> None:
-        if not (self.run.folder / "cross.json").exists():
-            with self._timed("cross"):
-                self._preceptor("evaluating the teachers", "evaluate", str(self.run.folder))
+        """Every teacher at every site, as only a simulation may: it can read all their folders."""
+        table, cards = self.run.folder / "cross.json", [card_path(self.run.folder, site) for site in self._teachers()]
+        if table.exists() and table.stat().st_mtime >= max(card.stat().st_mtime for card in cards):
+            return
+        sites = [str(self.run.folder / "hospitals" / card.stem / "site.toml") for card in cards]
+        chosen = [word for site in sites for word in ("--site", site, "--teacher", site)]
+        with self._timed("cross"):
+            words = ["evaluate", str(self.run.folder), "--out", str(table), *chosen]
+            self._preceptor("evaluating the teachers", *words)
 
     def report(self) -> None:
         self._preceptor("writing the report", "report", str(self.run.folder))
@@ -98,12 +107,14 @@ class Simulation:
         federation.start()
         return federation
 
+    def _teachers(self) -> list[str]:
+        return [site.name for site in self.study.sites if finished(self.run.folder, site.name)]
+
     def _answers_missing(self) -> bool:
         """Whether a finished teacher has shards to answer, told without reading the student's scans."""
         asked = self.run.events("asking")
         store = open_store(self.study, self.run)
-        teachers = [site.name for site in self.study.sites if finished(self.run.folder, site.name)]
-        return not asked or any(store.missing(site, asked[-1]["shards"]) for site in teachers)
+        return not asked or any(store.missing(site, asked[-1]["shards"]) for site in self._teachers())
 
     def _distilled(self, scheme: str) -> bool:
         """Whether the student is there, and no answer came after it."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import socket
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
-
-import httpx
 
 EVERY_S = 1.0
 TIMEOUT_S = 0.5
@@ -39,11 +40,16 @@ class Watch:
                     self.latest[site] = now
 
 
-def status(socket: Path) -> dict[str, Any] | None:
+def status(path: Path) -> dict[str, Any] | None:
     """What the service on that unix socket is doing; None when it does not say."""
-    try:
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), timeout=TIMEOUT_S) as client:
-            found: dict[str, Any] = client.get("http://service/status").raise_for_status().json()
-            return found
-    except (httpx.HTTPError, ValueError):
-        return None
+    connection = http.client.HTTPConnection("service")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+        stream.settimeout(TIMEOUT_S)
+        try:
+            stream.connect(str(path))
+            connection.sock = stream
+            connection.request("GET", "/status", headers={"Connection": "close"})
+            found: dict[str, Any] = json.loads(connection.getresponse().read())
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
+        return found

@@ -77,6 +77,7 @@ def assignment(study: Study, site: str) -> Assignment:
         seed=study.seed,
         task=study.task,
         preprocess=study.preprocess,
+        augment=study.augment,
         teacher=study.teacher_of(site),
     )
 

@@ -32,9 +32,8 @@ def study_command(
         if as_json:
             console.print_json(study.model_dump_json())
         else:
-            console.print(
-                f"[bold]{study.name}[/] is sound: {len(study.sites)} sites, {study.classes} classes, hash {study.hash()}"
-            )
+            size = f"{len(study.sites)} sites, {study.classes} classes"
+            console.print(f"[bold]{study.name}[/] is sound: {size}, hash {study.hash()}")
         return
     rows = reference()
     if as_json:

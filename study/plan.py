@@ -12,6 +12,7 @@ from typing import Self
 from pydantic import Field, ValidationError, model_validator
 
 import models
+from imaging.augment_plan import Augment
 from imaging.errors import InputError
 from imaging.preprocess import Preprocess
 from study.keys import Row, faults, rows
@@ -35,9 +36,9 @@ from study.tables import (
 )
 
 __all__ = [
-    "Amtkd", "Distill", "Federation", "FolderSource", "Name", "Options", "PhantomSource", "Plan", "Preprocess", "Site",
-    "Source", "Student", "Study", "Task", "Teacher", "check_names", "faults", "known", "read_study", "reference",
-    "resolve", "unknown",
+    "Amtkd", "Augment", "Distill", "Federation", "FolderSource", "Name", "Options", "PhantomSource", "Plan",
+    "Preprocess", "Site", "Source", "Student", "Study", "Task", "Teacher", "check_names", "faults", "known",
+    "read_study", "reference", "resolve", "unknown",
 ]  # fmt: skip
 
 
@@ -50,6 +51,7 @@ class Study(Plan):
     """Seeds every draw: the same study, seed and machine give the same student, bit for bit."""
     task: Task
     preprocess: Preprocess
+    augment: Augment = Augment()
     sites: list[Site] = Field(min_length=1)
     teacher: Teacher = Teacher()
     student: Student

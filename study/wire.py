@@ -13,17 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from imaging.augment_plan import Augment
 from imaging.errors import InputError
 from imaging.preprocess import NO_MASK, Preprocess
 from study.envelope import Arrays, Failure, Header, digest, expect, pack, unpack
 from study.plan import Name, Options, Task, Teacher
 
 __all__ = [
-    "CONTENTS", "NO_MASK", "Arrays", "Assignment", "Card", "CaseMetrics", "Content", "Epoch",
-    "EvaluateReply", "EvaluateRequest", "Failure", "Header", "Shard", "ShardHeader", "TeachRequest", "digest", "expect",
-    "pack", "unpack",
+    "CONTENTS", "NO_MASK", "SPLITS", "Arrays", "Assignment", "Card", "CaseMetrics", "Content", "Epoch",
+    "EvaluateReply", "EvaluateRequest", "Failure", "Header", "Shard", "ShardHeader", "Split", "TeachRequest", "digest",
+    "expect", "pack", "unpack",
 ]  # fmt: skip
 
+Split = Literal["val", "test"]
+SPLITS: tuple[Split, ...] = ("val", "test")
+"""Which of a site's patients a student is evaluated on; those it trained its teacher with never."""
 Content = Literal["logits", "attention", "contrast"]
 CONTENTS: tuple[Content, ...] = ("logits", "attention", "contrast")
 """What a shard can ask for; `attention` and `contrast` hold one array a tap."""
@@ -38,6 +42,7 @@ class Assignment(Header):
     seed: int
     task: Task
     preprocess: Preprocess
+    augment: Augment = Augment()
     teacher: Teacher
 
 
@@ -133,7 +138,7 @@ class EvaluateRequest(Header):
     """What the report calls this student, such as `amtkd`."""
     model: str
     options: Options
-    split: Literal["val", "test"] = "test"
+    split: Split = "test"
 
 
 class CaseMetrics(Header):
@@ -148,6 +153,6 @@ class EvaluateReply(Header):
 
     site: Name
     label: Name
-    split: Literal["val", "test"]
+    split: Split
     weights_hash: str
     cases: list[CaseMetrics]

@@ -63,7 +63,8 @@ def loaded_by(code: str) -> set[str]:
         "import server.app",
         "import models; models.names()",
         "import preceptor",
-        "import imaging.cohort, imaging.slices, study.plan, study.wire, study.answers, study.store, study.cohorts, study.run",
+        "import imaging.cohort, imaging.slices, study.plan, study.wire, study.answers",
+        "import study.store, study.cohorts, study.run",
     ],
 )
 def test_what_must_start_at_once_loads_nothing_heavy(code: str) -> None:

@@ -7,20 +7,21 @@ from torch import Tensor
 
 
 def one_hot(mask: Tensor, classes: int) -> Tensor:
-    """Which class each pixel is, (N, H, W) int -> (N, C, H, W) bool; a value outside 0..C-1 is of no class."""
-    return mask[:, None] == torch.arange(classes, device=mask.device)[:, None, None]
+    """Which class each pixel is, (..., H, W) int -> (..., C, H, W) bool; a value outside 0..C-1 is of no class."""
+    return mask[..., None, :, :] == torch.arange(classes, dtype=mask.dtype, device=mask.device)[:, None, None]
 
 
 def dice_loss(probs: Tensor, mask: Tensor, *, smooth: float = 1.0) -> Tensor:
     """1 - Dice, mean over the foreground classes, in [0, 1]: 0 where prediction and mask are the same.
 
-    Shapes: probs (N, C, H, W), softmax at temperature 1; mask (N, H, W) int; returns (N,). Source: AMTKD, Eq. 5.
+    Shapes: probs (N, C, H, W), softmax at temperature 1; mask (N, H, W) int; returns (N,); more dimensions in front are
+    broadcast. Source: AMTKD, Eq. 5.
     A class absent from a slice costs S / (S + smooth), S its predicted probability summed: false positives count.
     Departs: the code it follows pools the whole batch into one ratio; ours is a ratio a slice, because the teachers'
     weights need one a slice.
     """
-    target = one_hot(mask, probs.shape[1])[:, 1:].to(probs.dtype)
-    probs = probs[:, 1:]
-    overlap = (probs * target).sum((2, 3))
-    total = probs.sum((2, 3)) + target.sum((2, 3))
-    return (1 - (2 * overlap + smooth) / (total + smooth)).mean(1)
+    target = one_hot(mask, probs.shape[-3])[..., 1:, :, :].to(probs.dtype)
+    probs = probs[..., 1:, :, :]
+    overlap = (probs * target).sum((-2, -1))
+    total = probs.sum((-2, -1)) + target.sum((-2, -1))
+    return (1 - (2 * overlap + smooth) / (total + smooth)).mean(-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 TEMPERATURE = 4.0
@@ -22,8 +22,8 @@ def teacher_first_kl(student: Tensor, teacher: Tensor, *, temperature: float = T
     Departs: Eq. 2 puts the student first and has no lambda². Teacher first is what Hinton and the public codes do, and
     lambda² keeps the gradient's size whatever the temperature.
     """
-    logs = (student / temperature).log_softmax(1)
-    return temperature**2 * F.kl_div(logs, teacher, reduction="none").sum(1).mean((1, 2))
+    divergence = teacher * (_log(teacher) - (student / temperature).log_softmax(1))
+    return temperature**2 * divergence.sum(1).mean((1, 2))
 
 
 def student_first_kl(student: Tensor, teacher: Tensor, *, temperature: float = TEMPERATURE) -> Tensor:
@@ -32,6 +32,9 @@ def student_first_kl(student: Tensor, teacher: Tensor, *, temperature: float = T
     Shapes as in `teacher_first_kl`. Departs: lambda² is not printed; it makes the two directions comparable.
     """
     logs = (student / temperature).log_softmax(1)
-    tiny = 1e-12  # a probability that underflowed to 0 would make this direction infinite
-    divergence = logs.exp() * (logs - teacher.clamp_min(tiny).log())
-    return temperature**2 * divergence.sum(1).mean((1, 2))
+    return temperature**2 * (logs.exp() * (logs - _log(teacher))).sum(1).mean((1, 2))
+
+
+def _log(probs: Tensor) -> Tensor:
+    """Logarithm that stays finite where a probability underflowed to 0."""
+    return probs.clamp_min(torch.finfo(probs.dtype).tiny).log()

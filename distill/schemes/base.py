@@ -50,7 +50,7 @@ class TeacherBatch(Portable):
 class Batch(Portable):
     """N of the student's slices, augmented, and what the teachers say of them, moved alike.
 
-    `images` (N, 1, H, W) float32; `masks` (N, H, W) int64, 255 throughout where a slice has none; `labelled` (N,) bool.
+    `images` (N, 1, H, W) float32; `masks` (N, H, W) uint8, 255 throughout where a slice has none; `labelled` (N,) bool.
     """
 
     images: Tensor

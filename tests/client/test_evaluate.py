@@ -116,7 +116,7 @@ def test_weights_that_do_not_fit_are_refused(change: dict[str, Any], words: str)
 def test_a_student_is_evaluated_once_and_its_pictures_stay(site: tuple[SiteConfig, Scans]) -> None:
     config, scans = site
     reply = evaluate_student(config, request(), weights(), scans, Status("north"))
-    folder = config.workspace / "overlays" / "amtkd"
+    folder = config.workspace / "overlays" / "test" / "amtkd"
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert evaluate_student(config, request(), weights(), scans, Status("north")) == reply
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before

@@ -68,7 +68,7 @@ def batch() -> Callable[..., Batch]:
 
     def make(classes: int, *, unlabelled: int = 2, teachers: int = T) -> Batch:
         pairs = classes * (classes - 1) // 2
-        masks = torch.randint(classes, (N, H, W))
+        masks = torch.randint(classes, (N, H, W), dtype=torch.uint8)
         masks[N - unlabelled :] = 255
         grids = [(3, 5), (5, 7), (11, 13)][:teachers]
         answers = TeacherBatch(

@@ -105,7 +105,8 @@ def test_uniform_hears_all_alike_and_mono_is_amtkd_with_one_teacher(student: Stu
 def test_the_law_decides_who_is_heard(student: Student, batch: MakeBatch) -> None:
     data = batch(2, unlabelled=0)
     answers = answers_of(data)
-    answers.logits[:, 0] = 8 * torch.nn.functional.one_hot(data.masks, 2).movedim(3, 1).float()  # teacher 0 is right
+    right = torch.nn.functional.one_hot(data.masks.long(), 2).movedim(3, 1).float()
+    answers.logits[:, 0] = 8 * right
     shares = {
         law: scheme("amtkd", student, 2, law=law).weights(answers, data.masks, data.labelled)[:, 0]
         for law in ("agreement", "as-printed", "agreement-softmax")

@@ -27,7 +27,7 @@ class Dicom:
     origin = (-31.0, 17.0, 5.0)
     spacing = (0.7, 0.9)
 
-    def series(  # noqa: PLR0917
+    def series(
         self,
         folder: Path,
         count: int = 11,

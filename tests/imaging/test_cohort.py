@@ -106,9 +106,17 @@ def test_a_mask_on_another_grid_says_in_what(tmp_path: Path, affine: Any, shape:
     assert found.cases[0].mask is None
 
 
-def test_a_mask_is_never_given_to_another_patient(tmp_path: Path) -> None:
-    scan(tmp_path / "patient001.nii.gz")
-    mask(tmp_path / "patient003_seg.nii.gz")
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("patient001.nii.gz", "patient003_seg.nii.gz"),
+        ("north/patient001.nii.gz", "south/patient003_seg.nii.gz"),
+        ("case1/image.nii.gz", "case2/label.nii.gz"),
+    ],
+)
+def test_a_mask_is_never_given_to_another_patient(tmp_path: Path, image: str, label: str) -> None:
+    scan(tmp_path / image)
+    mask(tmp_path / label)
     found = inspect(tmp_path)
     assert [case.mask for case in found.cases] == [None]
     assert whats(found) == ["the scans on this mask's grid are named for other cases"]

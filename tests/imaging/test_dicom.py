@@ -165,6 +165,7 @@ def test_localisers_of_three_directions_are_three_scans(tmp_path: Path, dicom: D
         [{"EchoTime": 12}, {"EchoTime": 96}],
         [{"ImageType": ["ORIGINAL", "PRIMARY", "M"]}, {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}],
         [{"DiffusionBValue": 0.0}, {"DiffusionBValue": 50.0}, {"DiffusionBValue": 800.0}],
+        [{"AcquisitionNumber": n, "TriggerTime": lambda k, n=n: 10.0 * k + n} for n in (1, 2)],
         [{"EchoTime": e, "ImageType": ["ORIGINAL", "PRIMARY", t]} for e in (12, 96) for t in "MP"],
     ],
 )

@@ -141,6 +141,13 @@ def test_a_seg_without_its_scan(tmp_path: Path, dicom: Dicom, labels: NDArray[np
     assert problem(tmp_path).startswith("a mask without any scan; put the scan that it was drawn on into the folder")
 
 
+def test_a_seg_of_another_patient_on_the_same_grid(tmp_path: Path, dicom: Dicom, labels: NDArray[np.uint8]) -> None:
+    (tmp_path / "scans").mkdir()
+    dicom.seg(tmp_path / "scans" / "seg", dicom.series(tmp_path / "elsewhere", patient="Doe"), labels)
+    dicom.series(tmp_path / "scans" / "series", patient="Roe")
+    assert problem(tmp_path / "scans").startswith("the scans on this mask's grid are named for other cases;")
+
+
 def test_an_empty_seg(tmp_path: Path, dicom: Dicom, labels: NDArray[np.uint8]) -> None:
     path = tmp_path / "seg"
     dicom.seg(path, dicom.series(tmp_path / "scan"), labels)

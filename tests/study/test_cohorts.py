@@ -106,6 +106,7 @@ def test_a_site_learns_what_it_must_know_and_nothing_of_the_others(study: Study)
     asked = assignment(study, "south")
     assert (asked.study, asked.study_hash, asked.seed) == ("small", study.hash(), 3)
     assert (asked.task, asked.preprocess, asked.teacher) == (study.task, study.preprocess, study.teacher_of("south"))
+    assert asked.augment == study.augment
     assert "north" not in asked.model_dump_json()
     with pytest.raises(InputError, match="no site is called `sout`, did you mean `south`"):
         assignment(study, "sout")

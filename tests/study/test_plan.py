@@ -57,6 +57,7 @@ def test_folders_become_absolute(read: Callable[..., Study], tmp_path: Path) -> 
         ("sites.0.nam", "x", "sites.0.nam: is not a key of study.toml, did you mean `name`?"),
         ("colour", "red", "colour: is not a key of study.toml;"),
         ("preprocess.sise", [8, 8], "preprocess.sise: is not a key of study.toml, did you mean `size`?"),
+        ("augment.flip", 1.5, "augment.flip: should be less than or equal to 1, got 1.5"),
         ("teacher.lr", "fast", 'teacher.lr: should be a valid number, unable to parse string as a number, got'),
         ("teacher.epochs", 0, "teacher.epochs: should be greater than or equal to 1, got 0"),
         ("teacher.epochs", 2.5, "teacher.epochs: should be a valid integer, got a number with a fractional part"),
@@ -131,6 +132,10 @@ def test_defaults_are_the_papers(content: Content) -> None:
     assert (distill.lr, distill.lr_min, distill.lr_half_cycle) == (0.01, 1e-6, 2000), "section 4.3"
     assert (teacher.lr, teacher.epochs, teacher.model) == (0.01, 100, "deeplabv3plus"), "section 4.3 and Table 4"
     assert (amtkd.temperature, distill.batch, teacher.batch) == (4.0, 16, 16), "ours, EMKD's code: the paper gives none"
+    augment = study.augment
+    assert (augment.rotate_deg, augment.scale, augment.shift, augment.flip) == (90, 0.2, 0.0625, 0.5), "section 4.1"
+    assert (augment.elastic, augment.grid, augment.optical) == (0.1, 0.1, 0.1), "section 4.1"
+    assert (augment.brightness_contrast, augment.dropout) == (0.2, 0.2), "section 4.1"
     assert distill.scheme == "amtkd"
     assert distill.compare == ["supervised", "mono-teacher", "uniform"]
     assert Study.model_validate(content | {"preprocess": {}}).preprocess.size == (384, 384), "section 4.4.1"

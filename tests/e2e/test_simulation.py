@@ -1,0 +1,181 @@
+"""The whole deployment, real processes, TLS and node authentication: killed in the middle, then played to its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.collect import open_store
+from server.evaluate import evaluated, students
+from study.run import Run, events
+from study.wire import SPLITS, Card
+
+ROOT = Path(__file__).resolve().parents[2]
+SITES = ("hospital-a", "hospital-b")
+PATIENCE_S = 600.0
+"""For one milestone on a busy machine; on an idle one of two cores the whole takes about 90 s."""
+
+pytestmark = pytest.mark.slow
+
+STUDY = """
+name = "tiny"
+
+[task]
+modality = "MR"
+classes = ["background", "prostate"]
+
+[preprocess]
+size = [32, 48]
+spacing_mm = [3.0, 3.0]
+
+[[sites]]
+name = "hospital-a"
+source = { phantom = "promise12", cases = 3, format = "dicom" }
+
+[[sites]]
+name = "hospital-b"
+source = { phantom = "i2cvb", cases = 3 }
+
+[teacher]
+options = { encoder = "resnet18" }
+epochs = 2
+round_epochs = 1
+batch = 16
+split = [0.34, 0.33, 0.33]
+
+[student]
+model = "espnet"
+sources = [{ phantom = "nci-isbi", cases = 2, masks = 2 }]
+
+[distill]
+compare = ["supervised"]
+steps = 12
+batch = 4
+lr_half_cycle = 6
+validate_every = 6
+split = [0.5, 0.5, 0.0]
+threads = 1
+
+[federation]
+min_sites = 2
+shard_slices = 16
+"""
+
+
+class Simulation:
+    """`preceptor simulate` as a user starts it, and what it says."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.run = folder / "run"
+        (folder / "study.toml").write_text(STUDY, encoding="utf-8")
+        words = [sys.executable, "-m", "preceptor", "simulate", str(folder / "study.toml"), "--out", str(self.run)]
+        self.log = folder / "simulate.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen([*words, *options], cwd=ROOT, stdout=log, stderr=log, process_group=0)
+
+    def until(self, reached: Callable[[], bool]) -> None:
+        """Wait for a milestone; fail with what was said if it ends before."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not reached():
+            assert self.process.poll() is None, self.said
+            assert time.monotonic() < deadline, self.said
+            time.sleep(0.05)
+
+    def end(self) -> int:
+        return self.process.wait(PATIENCE_S)
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(encoding="utf-8")
+
+    def left_running(self) -> list[str]:
+        """Processes that name the run folder, once a second has passed for the last to go."""
+        deadline = time.monotonic() + 5
+        while (left := self._running()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return left
+
+    def _running(self) -> list[str]:
+        table = subprocess.run(["ps", "-eo", "stat,args"], capture_output=True, text=True, check=True).stdout
+        return [row for row in table.splitlines() if str(self.run) in row and not row.startswith("Z")]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Simulation]]:
+    started: list[Simulation] = []
+
+    def begin(*options: str) -> Simulation:
+        started.append(Simulation(tmp_path, *options))
+        return started[-1]
+
+    yield begin
+    for simulation in started:
+        if simulation.process.poll() is None:
+            os.killpg(simulation.process.pid, signal.SIGTERM)
+            simulation.process.wait(60)
+
+
+def of(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [event for event in events(folder) if event["kind"] == kind]
+
+
+def test_a_study_is_played_to_its_end_after_a_kill_in_the_middle(start: Callable[..., Simulation]) -> None:
+    first = start()
+    first.until(lambda: bool(of(first.run, "taught")))
+    first.process.kill()
+    first.process.wait()
+    assert first.left_running() == []
+    taught = {event["site"]: event["epoch"] for event in of(first.run, "taught")}
+
+    second = start()
+    assert second.end() == 0, second.said
+    assert second.left_running() == []
+    assert f"{second.run}/report.html" in second.said.replace("\n", "")
+    assert (second.run / "report.html").stat().st_size > 10_000
+    check_results(second.run)
+    for site, epoch in taught.items():
+        again = [event["epoch"] for event in of(second.run, "taught") if event["site"] == site]
+        assert again == sorted(set(again)), f"after epoch {epoch} nothing is trained twice"
+
+    starts = len(of(second.run, "federation-started"))
+    third = start()
+    assert third.end() == 0, third.said
+    assert len(of(third.run, "federation-started")) == starts, "nothing is left that would need the sites"
+    assert third.left_running() == []
+
+
+def check_results(run: Path) -> None:
+    """Every part of the run folder is there and whole."""
+    study = Run(run).study
+    cards = [Card.model_validate_json((run / "teachers" / f"{site}.json").read_text()) for site in SITES]
+    assert [(card.epochs, card.finished) for card in cards] == [(2, True)] * 2
+    store = open_store(study, Run(run))
+    shards = of(run, "asking")[-1]["shards"]
+    assert shards >= 2
+    assert all(store.missing(site, shards) == [] for site in SITES)
+    assert [student.label for student in students(run)] == ["amtkd", "supervised"]
+    assert all(evaluated(run, *asked) for asked in product(students(run), SPLITS, SITES))
+    traffic = json.loads((run / "traffic.json").read_text(encoding="utf-8"))
+    assert all(traffic[site]["received"] > 10_000 for site in SITES)
+    assert len(json.loads((run / "cross.json").read_text(encoding="utf-8"))) == 4
+    assert [event["fault"] for event in of(run, "phase-ended") if event["fault"]] == []
+
+
+def test_ctrl_c_stops_every_process_and_says_how_to_go_on(start: Callable[..., Simulation]) -> None:
+    simulation = start("--until", "scans")
+    simulation.until(lambda: (simulation.run / "processes.json").exists() and bool(simulation._running()[1:]))
+    os.killpg(simulation.process.pid, signal.SIGINT)
+    assert simulation.end() == 130, simulation.said
+    assert "Run the same command again to go on" in simulation.said
+    assert "Traceback" not in simulation.said
+    assert simulation.left_running() == []

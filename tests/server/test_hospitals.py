@@ -1,0 +1,65 @@
+"""What a simulation puts on disk: cohorts that differ, and a site.toml for each hospital."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imaging.errors import InputError
+from server.hospitals import cohorts, write_site
+from study.plan import Study
+
+
+def study(**site: Any) -> Study:
+    phantom = {"phantom": "promise12", "cases": 3, "format": "dicom", "masks": 2}
+    return Study.model_validate(
+        {
+            "name": "bench",
+            "task": {"modality": "MR", "classes": ["background", "prostate"]},
+            "preprocess": {"size": [32, 48]},
+            "sites": [{"name": "hospital-a", "source": phantom}, {"name": "hospital-b", **site}],
+            "student": {"model": "espnet", "sources": [phantom, {"folder": "/scans"}, phantom]},
+        }
+    )
+
+
+def test_every_source_of_phantoms_is_a_cohort_of_its_own(tmp_path: Path) -> None:
+    found = cohorts(study(source={"folder": "/real"}), tmp_path)
+    assert [cohort.owner for cohort in found] == ["hospital-a", "the study lead", "the study lead"]
+    assert len({cohort.seed for cohort in found}) == 3, "or two owners would hold the same patients"
+    assert len({cohort.folder for cohort in found}) == 3
+    again = cohorts(study(source={"folder": "/real"}).model_copy(update={"seed": 1}), tmp_path)
+    assert {cohort.seed for cohort in again}.isdisjoint({cohort.seed for cohort in found})
+
+
+def test_a_cohort_is_written_once_it_is_marked_and_as_it_was_asked(tmp_path: Path) -> None:
+    first, *_ = cohorts(study(), tmp_path)
+    assert not first.written()
+    first.mark()
+    assert first.written()
+    other = study().model_copy(update={"seed": 1})
+    assert not cohorts(other, tmp_path)[0].written()
+    words = first.command(tmp_path / "log").words
+    assert words[words.index("phantom") :] == [
+        *("phantom", "promise12", str(first.folder), "--cases", "3", "--seed", str(first.seed), "--format", "dicom")
+    ]
+
+
+def test_a_site_reads_its_phantoms_or_the_folder_that_the_study_names(tmp_path: Path) -> None:
+    plan = study(source={"folder": "/real", "patients": [2, 5]})
+    for site in plan.sites:
+        write_site(plan, tmp_path, site.name, Path("/run/s.sock"))
+    written = [tomllib.loads((tmp_path / "hospitals" / s.name / "site.toml").read_text()) for s in plan.sites]
+    assert written[0]["data"] == str(cohorts(plan, tmp_path)[0].folder)
+    assert written[0]["masks"] == 2
+    assert (written[1]["data"], written[1]["patients"]) == ("/real", [2, 5])
+    assert "masks" not in written[1]
+    assert all(site["socket"] == "/run/s.sock" and site["threads"] >= 1 for site in written)
+
+
+def test_a_site_without_scans_cannot_be_simulated(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="site hospital-b has no `source`"):
+        write_site(study(), tmp_path, "hospital-b", Path("/run/s.sock"))

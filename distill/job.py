@@ -26,6 +26,7 @@ from distill.sources import StoredAnswers
 from distill.validation import case_dice
 from imaging.atomic import write_bytes, write_text
 from imaging.errors import InputError
+from imaging.lock import Lock
 from imaging.slices import CachedCase, SliceCache
 from study.cohorts import lead_slices, lead_split
 from study.draws import derived
@@ -75,12 +76,21 @@ def run_job(
     seed = study.seed if seed is None else seed
     label = label or (scheme if seed == study.seed else f"{scheme}-seed-{seed}")
     folder = run_folder / "distill" / label
-    use_threads(study.distill.threads)
-    job = prepare(study, run_folder, scheme, seed)
-    job.origin.settle(folder)
-    finished = read_card(folder)
-    if finished is not None:
-        return finished
+    mine = Lock(run_folder / "distill" / f".{label}.lock")
+    if not mine.take(wait=False):
+        fix = "wait for it, stop it with Ctrl-C, or give this one another `--label`"
+        raise InputError("another process trains this student at this moment", where=folder, fix=fix)
+    with mine:
+        use_threads(study.distill.threads)
+        with Lock(run_folder / "distill" / ".preparing"):  # jobs side by side share slices and unpacked answers
+            job = prepare(study, run_folder, scheme, seed)
+        job.origin.settle(folder)
+        return read_card(folder) or _trained(study, job, folder, label, progress)
+
+
+def _trained(
+    study: Study, job: Job, folder: Path, label: str, progress: Callable[[Progress], None] | None
+) -> StudentCard:
     outcome = train(study, job, folder, progress)
     ship(job, folder)
     card = card_of(study, job, outcome, label=label)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -12,10 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Self
 
 from imaging.atomic import write_text
 from imaging.errors import InputError
+from imaging.lock import Lock
 
 TETHER = Path(__file__).with_name("tether.py")
 GRACE_S = 4.0
@@ -79,7 +79,10 @@ class Processes:
     def __init__(self, record: Path) -> None:
         self.record = record
         self.children: list[Child] = []
-        self._lock = lock(record.with_suffix(".lock"))
+        self._lock = Lock(record.with_suffix(".lock"))
+        if not self._lock.take(wait=False):
+            fix = "wait for it, stop it with Ctrl-C, or choose another folder with `--out`"
+            raise InputError("another simulation runs there at this moment", where=record.parent, fix=fix)
         end_leftovers(record)
 
     def __enter__(self) -> Self:
@@ -87,7 +90,7 @@ class Processes:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        self._lock.close()
+        self._lock.release()
 
     def start(self, command: Command, *, lasting: bool = False) -> Child:
         """Start it, tied to us, in a group of its own; call from the main thread (its death is what is watched).
@@ -167,19 +170,6 @@ class Processes:
             if not c.ended
         ]
         write_text(self.record, json.dumps(alive, indent=1))
-
-
-def lock(path: Path) -> TextIO:
-    """A file that nobody else can lock until it is closed, which every kind of death does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = path.open("w", encoding="utf-8")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        handle.close()
-        fix = "wait for it, stop it with Ctrl-C, or choose another folder with `--out`"
-        raise InputError("another simulation runs there at this moment", where=path.parent, fix=fix) from error
-    return handle
 
 
 def end_leftovers(record: Path) -> list[str]:

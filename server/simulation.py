@@ -16,7 +16,7 @@ from server.collect import open_store
 from server.evaluate import Evaluation
 from server.federation import Federation
 from server.hospitals import Cohort, cohorts, cores, preceptor, write_site
-from server.processes import Processes
+from server.processes import Command, Processes
 from server.screen import Screen
 from server.train import Training
 from server.watch import Watch
@@ -75,9 +75,9 @@ class Simulation:
     def distill(self) -> None:
         schemes = [self.study.distill.scheme, *self.study.distill.compare]
         if missing := [scheme for scheme in dict.fromkeys(schemes) if not self._distilled(scheme)]:
+            at_once = max(1, cores() // self.study.distill.threads)
             with self._timed("distill"):
-                for scheme in missing:
-                    self._preceptor(f"distilling {scheme}", "distill", str(self.run.folder), "--scheme", scheme)
+                self.processes.complete([self._job(s) for s in missing], tick=self.screen.tick, at_once=at_once)
 
     def evaluate(self) -> None:
         if Evaluation(self.study, self.run).sites:
@@ -121,6 +121,10 @@ class Simulation:
         card = self.run.folder / "distill" / scheme / "student.json"
         newest = max((event["time"] for event in self.run.events("collected")), default=0.0)
         return card.exists() and card.stat().st_mtime >= newest
+
+    def _job(self, scheme: str) -> Command:
+        words = ["distill", str(self.run.folder), "--scheme", scheme]
+        return preceptor(f"distilling {scheme}", *words, log=self._log(f"distill-{scheme}"))
 
     def _preceptor(self, name: str, *words: str) -> None:
         self.processes.complete([preceptor(name, *words, log=self._log(words[0]))], tick=self.screen.tick)

@@ -28,9 +28,9 @@ def figures(runs: list[Path], split: str) -> Figures:
     """Mean over sites of every scheme in every run."""
     found: Figures = {}
     for run in runs:
-        for scheme, replies in evaluations(run, split=split).items():
+        for scheme, replies in evaluations(run).items():
             for metric in METRICS:
-                means = [np.mean(v) for reply in replies.values() if (v := values(reply.cases, metric))]
+                means = [np.mean(v) for reply in replies.values() if (v := values(getattr(reply, split), metric))]
                 found.setdefault(scheme, {}).setdefault(metric, []).append(float(np.mean(means)))
     return found
 

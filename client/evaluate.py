@@ -134,24 +134,24 @@ def student_of(request: EvaluateRequest, weights: Arrays) -> nn.Module:
 def evaluate_student(
     config: SiteConfig, request: EvaluateRequest, weights: Arrays, scans: Scans, status: Status
 ) -> EvaluateReply:
-    """Metrics of that student on the site's patients; those of weights met before come from the workspace."""
+    """Metrics of that student on the site's patients; those of weights met before come from the workspace.
+
+    Raises: InputError where the site has no test patient, or the weights are not the network's.
+    """
     weights_hash = digest(weights)
-    name = f"{request.label}-{request.split}-{weights_hash[:16]}.json"
+    name = f"{request.label}-{weights_hash[:16]}.json"
     kept = config.workspace / "evaluations" / f"{request.assignment.preprocess.fingerprint()}-{scans.identity()}" / name
     if kept.exists():
         return EvaluateReply.model_validate_json(kept.read_bytes())
-    found = evaluate(
-        student_of(request, weights),
-        scans,
-        request.split,
-        request.assignment.task.classes,
-        progress=lambda done, cases: status.set(doing="evaluating", step=done, steps=cases),
-    )
-    keep_overlays(config.workspace / "overlays" / request.split / request.label, found)
-    cases = [evaluated.metrics for evaluated in found]
-    log.info("%s on %d %s cases: Dice %.3f", request.label, len(cases), request.split, np.mean([e.dice for e in found]))
-    reply = EvaluateReply(
-        site=config.name, label=request.label, split=request.split, weights_hash=weights_hash, cases=cases
-    )
+    network, found = student_of(request, weights), dict[Part, list[Evaluated]]()
+    for part in ("val", "test"):
+        progress = lambda done, cases, part=part: status.set(doing=f"evaluating ({part})", step=done, steps=cases)  # noqa: E731
+        has = part == "test" or scans.parts[part]
+        found[part] = evaluate(network, scans, part, request.assignment.task.classes, progress=progress) if has else []
+    keep_overlays(config.workspace / "overlays" / request.label, found["test"])
+    dice = float(np.mean([evaluated.dice for evaluated in found["test"]]))
+    log.info("%s on %d test cases: Dice %.3f", request.label, len(found["test"]), dice)
+    val, test = ([evaluated.metrics for evaluated in found[part]] for part in ("val", "test"))
+    reply = EvaluateReply(site=config.name, label=request.label, weights_hash=weights_hash, val=val, test=test)
     write_text(kept, reply.model_dump_json())
     return reply

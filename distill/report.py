@@ -54,7 +54,7 @@ def _content(run: Path, study: Study) -> dict[str, Any]:
     sites = [site.name for site in study.sites]
     replies = evaluations(run)
     schemes = [name for name in (*study.distill.compare, study.distill.scheme) if name in replies]
-    cases = {scheme: {site: reply.cases for site, reply in replies[scheme].items()} for scheme in schemes}
+    cases = {scheme: {site: reply.test for site, reply in replies[scheme].items()} for scheme in schemes}
     cards = _cards(run)
     return {
         "study": study,
@@ -77,10 +77,10 @@ def _content(run: Path, study: Study) -> dict[str, Any]:
     }
 
 
-def evaluations(run: Path, split: str = "test") -> dict[str, dict[str, EvaluateReply]]:
-    """Scheme → site → what that site replied of its patients of that split."""
+def evaluations(run: Path) -> dict[str, dict[str, EvaluateReply]]:
+    """Scheme → site → what that site replied of its patients."""
     found: dict[str, dict[str, EvaluateReply]] = {}
-    for path in sorted((run / "evaluation" / split).glob("*/*.json")):
+    for path in sorted((run / "evaluation").glob("*/*.json")):
         reply = EvaluateReply.model_validate_json(path.read_text(encoding="utf-8"))
         found.setdefault(path.parent.name, {})[reply.site] = reply
     return found
@@ -179,7 +179,7 @@ def _overlays(run: Path, study: Study) -> list[Gallery]:
     """Slices that the hospitals of a simulation kept for themselves; a real hospital's are not here to be read."""
     found = []
     for site in study.sites:
-        folder = run / "hospitals" / site.name / "workspace" / "overlays" / "test" / study.distill.scheme
+        folder = run / "hospitals" / site.name / "workspace" / "overlays" / study.distill.scheme
         items = list(_slices(sorted(folder.glob("*.npz"))))
         if items:
             found.append(Gallery(site.name, items[:SLICES_PER_SITE]))

@@ -1,7 +1,4 @@
-"""Phase `evaluate`: every site evaluates every distilled student on its own validation and test patients.
-
-Test figures are what is reported; validation figures are there so that choices (a law, a scheme) need not look at them.
-"""
+"""Phase `evaluate`: every site evaluates every distilled student on its own validation and test patients."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from server.exchange import Ask
 from study.cohorts import assignment
 from study.plan import Study
 from study.run import Run
-from study.wire import SPLITS, EvaluateReply, EvaluateRequest, Split, digest, pack, unpack
+from study.wire import EvaluateReply, EvaluateRequest, digest, pack, unpack
 
 
 @dataclass(frozen=True)
@@ -47,24 +44,22 @@ def students(folder: Path) -> list[Candidate]:
     return found
 
 
-def evaluated(folder: Path, student: Candidate, split: Split, site: str) -> bool:
-    """Whether that site has evaluated these very weights on its patients of that split."""
+def evaluated(folder: Path, student: Candidate, site: str) -> bool:
+    """Whether that site has evaluated these very weights."""
     try:
-        reply = EvaluateReply.model_validate_json(
-            reply_path(folder, student.label, split, site).read_text(encoding="utf-8")
-        )
+        reply = EvaluateReply.model_validate_json(reply_path(folder, student.label, site).read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         return False
     return reply.weights_hash == student.weights_hash
 
 
-def reply_path(folder: Path, label: str, split: Split, site: str) -> Path:
+def reply_path(folder: Path, label: str, site: str) -> Path:
     """Where a site's evaluation of a student lies in the run directory `folder`."""
-    return folder / "evaluation" / split / label / f"{site}.json"
+    return folder / "evaluation" / label / f"{site}.json"
 
 
 class Evaluation:
-    """Sends each student to each site that has a teacher, a message a split, unless it had these weights before."""
+    """Sends each student to each site that has a teacher, unless that site has evaluated the same weights before."""
 
     name = "evaluate"
     window = 2
@@ -79,41 +74,26 @@ class Evaluation:
         self.sites = [site for site in teaching if self._left(site)]
         self.settled = len(teaching) - len(self.sites)
 
-    def _left(self, site: str) -> list[tuple[Candidate, Split]]:
-        return [
-            (student, split)
-            for student in self.students
-            for split in SPLITS
-            if not evaluated(self.run.folder, student, split, site)
-        ]
+    def _left(self, site: str) -> list[Candidate]:
+        return [student for student in self.students if not evaluated(self.run.folder, student, site)]
 
     def asks(self, site: str) -> Iterator[Ask]:
-        for student, split in self._left(site):
-            body, take = partial(self._pack, site, student, split), partial(self.take, site, student, split)
-            yield Ask("evaluate", f"evaluating {student.label} ({split})", body, take)
+        for student in self._left(site):
+            body, take = partial(self._pack, site, student), partial(self.take, site, student)
+            yield Ask("evaluate", f"evaluating {student.label}", body, take)
 
-    def take(self, site: str, student: Candidate, split: Split, body: bytes) -> None:
+    def take(self, site: str, student: Candidate, body: bytes) -> None:
         """Keep a site's metrics; InputError when they are another's, or of other weights."""
         reply, _ = unpack(body, EvaluateReply)
-        if (reply.site, reply.label, reply.split, reply.weights_hash) != (
-            site,
-            student.label,
-            split,
-            student.weights_hash,
-        ):
+        if (reply.site, reply.label, reply.weights_hash) != (site, student.label, student.weights_hash):
             raise InputError(
-                f"metrics of {reply.label} ({reply.split}) by {reply.site}, asked was {student.label} ({split}) "
-                f"by {site}, same weights"
+                f"metrics of {reply.label} by {reply.site}, asked was {student.label} by {site}, same weights"
             )
-        write_text(reply_path(self.run.folder, student.label, split, site), reply.model_dump_json(indent=1))
-        self.run.event("evaluated", site=site, label=student.label, split=split, cases=len(reply.cases))
+        write_text(reply_path(self.run.folder, student.label, site), reply.model_dump_json(indent=1))
+        self.run.event("evaluated", site=site, label=student.label, cases=len(reply.test))
 
-    def _pack(self, site: str, student: Candidate, split: Split) -> bytes:
+    def _pack(self, site: str, student: Candidate) -> bytes:
         request = EvaluateRequest(
-            assignment=assignment(self.study, site),
-            label=student.label,
-            model=student.model,
-            options=student.options,
-            split=split,
+            assignment=assignment(self.study, site), label=student.label, model=student.model, options=student.options
         )
         return pack(request, load_file(student.weights))

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from server.hospitals import Cohort
 from server.words import Event
 from study.plan import Study
-from study.wire import SPLITS
 
 Clock = Callable[[], float]
 ENOUGH = 0.02
@@ -26,7 +25,7 @@ class SiteScene:
     finished: bool = False
     dice: float | None = None
     shards: set[int] = field(default_factory=set)
-    labels: set[tuple[str, str]] = field(default_factory=set)
+    labels: set[str] = field(default_factory=set)
     left_out: bool = False
 
     @property
@@ -76,7 +75,7 @@ class Scene:
                 sum(len(site.shards) for site in taking_part) / (n * self.shards) if self.shards else 0.0
             ),
             "distill": self._distilled,
-            "evaluate": lambda: sum(len(site.labels) for site in taking_part) / (n * len(self.schemes) * len(SPLITS)),
+            "evaluate": lambda: sum(len(site.labels) for site in taking_part) / (n * len(self.schemes)),
         }
         return min(1.0, shares[self.part]()) if self.part in shares else 0.0
 
@@ -112,4 +111,4 @@ class Scene:
             case "collected":
                 site.shards.add(event["shard"])
             case "evaluated":
-                site.labels.add((event["label"], event["split"]))
+                site.labels.add(event["label"])

@@ -20,7 +20,6 @@ from server.tail import Tail
 from server.watch import Watch
 from server.words import PARTS, duration, words
 from study.plan import Study
-from study.wire import SPLITS
 
 TICK_S, SHOW_S = 0.1, 0.5
 ALWAYS = {"site-left-out", "rejected", "sent-again", "phase-ended", "put-aside"}
@@ -114,7 +113,7 @@ class Screen:
             f"{epoch}/{site.epochs}" + (" ✓" if site.finished else ""),
             f"{dice:.3f}" if dice is not None else "",
             f"{len(site.shards)}/{self.scene.shards}" if self.scene.shards else "",
-            f"{len(site.labels)}/{len(self.scene.schemes) * len(SPLITS)}" if site.labels else "",
+            f"{len(site.labels)}/{len(self.scene.schemes)}" if site.labels else "",
         ]
 
     def _now(self) -> RenderableType:

@@ -52,7 +52,7 @@ WORDS: dict[str, Callable[[Event], str]] = {
     "collected": lambda e: f"{e['site']}: shard {e['shard'] + 1} of {e['of']} ({e['bytes'] / 1e6:.1f} MB)",
     "put-aside": lambda e: f"a scan of the study lead is put aside: {e['what']}",
     "validation": _validated,
-    "evaluated": lambda e: f"{e['site']}: {e['label']} on {e['cases']} {e['split']} patients",
+    "evaluated": lambda e: f"{e['site']}: {e['label']} on {e['cases']} test patients",
 }
 
 

@@ -162,6 +162,9 @@ class Amtkd(Plan):
     """alpha2, weight of the Lovász-Softmax loss (Eq. 5)."""
     alpha: float = Field(0.1, ge=0)
     """Weight of the intermediate loss, attention and region contrast (Eq. 6)."""
+    attention: Literal["scaled", "summed"] = "scaled"
+    """Eq. 3's distance divided by the side of the feature grid, or summed over it as printed: it then grows with the
+    side, so that `alpha` means something else at each size of slice and tap."""
     beta: float = Field(0.1, ge=0)
     """Weight of the temperature KL (Eq. 6)."""
     temperature: float = Field(4.0, gt=0)

@@ -20,14 +20,11 @@ from study.envelope import Arrays, Failure, Header, digest, expect, pack, unpack
 from study.plan import Name, Options, Task, Teacher
 
 __all__ = [
-    "CONTENTS", "NO_MASK", "SPLITS", "Arrays", "Assignment", "Card", "CaseMetrics", "Content", "Epoch",
-    "EvaluateReply", "EvaluateRequest", "Failure", "Header", "Shard", "ShardHeader", "Split", "TeachRequest", "digest",
+    "CONTENTS", "NO_MASK", "Arrays", "Assignment", "Card", "CaseMetrics", "Content", "Epoch",
+    "EvaluateReply", "EvaluateRequest", "Failure", "Header", "Shard", "ShardHeader", "TeachRequest", "digest",
     "expect", "pack", "unpack",
 ]  # fmt: skip
 
-Split = Literal["val", "test"]
-SPLITS: tuple[Split, ...] = ("val", "test")
-"""Which of a site's patients a student is evaluated on; those it trained its teacher with never."""
 Content = Literal["logits", "attention", "contrast"]
 CONTENTS: tuple[Content, ...] = ("logits", "attention", "contrast")
 """What a shard can ask for; `attention` and `contrast` hold one array a tap."""
@@ -131,14 +128,13 @@ class ShardHeader(Header):
 
 
 class EvaluateRequest(Header):
-    """Evaluate these weights (arrays beside the header) on the site's own patients of that split."""
+    """Evaluate these weights (arrays beside the header) on the site's own validation and test patients."""
 
     assignment: Assignment
     label: Name
     """What the report calls this student, such as `amtkd`."""
     model: str
     options: Options
-    split: Split = "test"
 
 
 class CaseMetrics(Header):
@@ -149,10 +145,13 @@ class CaseMetrics(Header):
 
 
 class EvaluateReply(Header):
-    """Metrics of every test case of a site, in an order that tells nothing."""
+    """Metrics of a site's validation and test cases, in an order that tells nothing.
+
+    Test figures are reported; validation figures are there so that choices (a law, a scheme) need not look at them.
+    """
 
     site: Name
     label: Name
-    split: Split
     weights_hash: str
-    cases: list[CaseMetrics]
+    val: list[CaseMetrics]
+    test: list[CaseMetrics]

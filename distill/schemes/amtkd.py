@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -42,7 +44,7 @@ class Amtkd(Scheme):
         kl = teacher_first_kl(logits, target, temperature=plan.temperature)
         terms = segmentation(logits, batch, plan) | {"kl": plan.beta * mean_where(kl, heard)}
         if plan.alpha:
-            attention = (weights * attention_distances(features, teachers)).sum(1)
+            attention = (weights * attention_distances(features, teachers, scaled=plan.attention == "scaled")).sum(1)
             contrast = (weights * contrast_distances(features, teachers, batch.masks, self.classes)).sum(1)
             terms["attention"] = plan.alpha * mean_where(attention, heard)
             terms["contrast"] = plan.alpha * mean_where(contrast, heard & batch.labelled)
@@ -55,11 +57,18 @@ class Amtkd(Scheme):
         return LAWS[self.plan.amtkd.law](losses, teachers.answered)
 
 
-def attention_distances(features: dict[str, Tensor], teachers: TeacherBatch) -> Tensor:
-    """AT of every teacher, summed over taps, (N, T). Source: AMTKD, Eq. 3."""
-    maps = {tap: attention_map(features[tap].float()) for tap in TAPS}
-    taps = [torch.stack([attention_transfer(maps[tap], m) for m in teachers.attention[tap]], dim=1) for tap in TAPS]
-    return torch.stack(taps).sum(0)
+def attention_distances(features: dict[str, Tensor], teachers: TeacherBatch, *, scaled: bool) -> Tensor:
+    """AT of every teacher, summed over taps, (N, T). Source: AMTKD, Eq. 3.
+
+    `scaled` divides it by the side of the student's grid, into [0, 2] a tap. Departs: as printed a tap at half the
+    slice's size weighs four times one at an eighth, and at the paper's alpha it drowns every other term.
+    """
+    total = torch.zeros(teachers.answered.shape, device=teachers.answered.device)
+    for tap in TAPS:
+        own = attention_map(features[tap].float())
+        distances = torch.stack([attention_transfer(own, theirs) for theirs in teachers.attention[tap]], dim=1)
+        total = total + distances / (math.sqrt(own[0].numel()) if scaled else 1.0)
+    return total
 
 
 def contrast_distances(features: dict[str, Tensor], teachers: TeacherBatch, masks: Tensor, classes: int) -> Tensor:

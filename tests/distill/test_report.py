@@ -39,10 +39,10 @@ def run(tmp_path: Path) -> Path:
         _write(tmp_path / "teachers" / f"{site}.json", card.model_dump_json())
         for label, dice in (("supervised", 0.5), ("amtkd", 0.7)):
             reply = EvaluateReply(
-                site=site, label=label, split="test", weights_hash="b" * 64,
-                cases=[case(dice + 0.01 * number), case(dice - 0.01 * number, None)],
+                site=site, label=label, weights_hash="b" * 64, val=[],
+                test=[case(dice + 0.01 * number), case(dice - 0.01 * number, None)],
             )  # fmt: skip
-            _write(tmp_path / "evaluation" / "test" / label / f"{site}.json", reply.model_dump_json())
+            _write(tmp_path / "evaluation" / label / f"{site}.json", reply.model_dump_json())
     weights = {"sites": list(SITES), "weights": [[0.2, 0.3, 0.5], [0.1, 0.1, 0.8]]}
     _write(tmp_path / "distill" / "amtkd" / "weights.json", json.dumps(weights))
     row = {"network": SITES[0], "site": SITES[1], "cases": [case(0.123).model_dump()]}
@@ -50,7 +50,7 @@ def run(tmp_path: Path) -> Path:
     _write(tmp_path / "traffic.json", json.dumps({SITES[0]: {"sent": 1_000_000, "received": 2_500_000, "messages": 4}}))
     run.event("phase-ended", phase="train", seconds=61.0, fault=None)
     run.event("site-left-out", site=SITES[2], cause="silent for 5 s", remedy="start it")
-    folder = tmp_path / "hospitals" / SITES[0] / "workspace" / "overlays" / "test" / "amtkd"
+    folder = tmp_path / "hospitals" / SITES[0] / "workspace" / "overlays" / "amtkd"
     folder.mkdir(parents=True)
     mask = np.zeros((2, 13, 17), np.uint8)
     mask[0, 3:7, 5:11] = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -52,9 +53,10 @@ def test_every_term_is_a_scalar_that_moves_the_student(
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in learner.student.parameters())
 
 
-def test_amtkd_is_equations_1_to_7_written_out(student: Student, batch: MakeBatch) -> None:
+@pytest.mark.parametrize("attention", ["scaled", "summed"])
+def test_amtkd_is_equations_1_to_7_written_out(attention: str, student: Student, batch: MakeBatch) -> None:
     """Slice by slice and teacher by teacher, as the equations stand, against the batched form."""
-    learner, data = scheme("amtkd", student), batch(3)
+    learner, data = scheme("amtkd", student, attention=attention), batch(3)
     answers = answers_of(data)
     net = learner.student.eval()
     encoder, decoder = hooked(net)
@@ -71,9 +73,10 @@ def test_amtkd_is_equations_1_to_7_written_out(student: Student, batch: MakeBatc
         expected["kl"] = expected["kl"] + 0.1 * teacher_first_kl(logits[n : n + 1], target)[0] / 5
         for tap, features in (("encoder", encoder[-1]), ("decoder", decoder[-1])):
             own, valid = region_contrast(features[n : n + 1], mask, 3)
+            side = math.sqrt(features[0, 0].numel()) if attention == "scaled" else 1.0
             for j in range(3):
                 at = attention_transfer(attention_map(features[n : n + 1]), answers.attention[tap][j][n : n + 1])
-                expected["attention"] = expected["attention"] + 0.1 * w[j] * at[0] / 5
+                expected["attention"] = expected["attention"] + 0.1 * w[j] * at[0] / side / 5
                 if labelled:
                     rc = contrast_distance(own, answers.contrast[tap][n : n + 1, j], valid)
                     expected["contrast"] = expected["contrast"] + 0.1 * w[j] * rc[0] / 3

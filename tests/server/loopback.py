@@ -112,7 +112,7 @@ class Desk:
         request, weights = unpack(body, EvaluateRequest)
         dice = CaseMetrics(metrics={"dice": {"prostate": 0.5}}, slices=7)
         reply = EvaluateReply(
-            site=self.name, label=request.label, split=request.split, weights_hash=digest(weights), cases=[dice] * 2
+            site=self.name, label=request.label, weights_hash=digest(weights), val=[dice], test=[dice] * 2
         )
         return pack(reply)
 

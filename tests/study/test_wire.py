@@ -67,7 +67,7 @@ def test_every_header_comes_back(assignment: Assignment, card: Card) -> None:
         TeachRequest(assignment=assignment, until_epoch=5),
         card,
         EvaluateRequest(assignment=assignment, label="amtkd", model="enet", options={}),
-        EvaluateReply(site="north", label="amtkd", split="test", weights_hash="ab", cases=[metrics]),
+        EvaluateReply(site="north", label="amtkd", weights_hash="ab", val=[], test=[metrics]),
         FAILURE,
     ):
         found, arrays = unpack(pack(header), type(header))
@@ -168,7 +168,7 @@ def test_a_name_that_would_leave_its_folder_is_refused(card: Card, name: str) ->
     with pytest.raises(ValidationError, match="site"):
         Card(**(card.model_dump() | {"site": name}))
     with pytest.raises(ValidationError, match="label"):
-        EvaluateReply(site="north", label=name, split="test", weights_hash="ab", cases=[])
+        EvaluateReply(site="north", label=name, weights_hash="ab", val=[], test=[])
 
 
 def test_a_shard_comes_back(shard: Shard) -> None:

@@ -63,7 +63,7 @@ class MrProfile(Profile):
 
     def draw(self, rng: np.random.Generator) -> Scan:
         grid = self.grids[int(rng.integers(len(self.grids)))]
-        gains = {name: value * float(rng.lognormal(0, 0.16)) for name, value in vars(self.tissue).items()}
+        gains = {name: value * float(rng.lognormal(0, 0.2)) for name, value in vars(self.tissue).items()}
         scene, mask, body = phantom_prostate.paint_case(rng, grid, replace(self.tissue, **gains), self.cohort)
         bias = sensitivity(rng, grid, self.scanner.shading)
         coil = "BODY ARRAY"
@@ -99,10 +99,10 @@ PROMISE12 = MrProfile(
     name="promise12",
     modality="MR",
     organ="prostate",
-    summary="3 T, body array, 0.6 mm: bright peripheral zone, dark transition zone",
+    summary="3 T, 0.6 mm, now and then an endorectal coil: bright peripheral zone, dark transition zone",
     grids=(Grid((19, 280, 280), (3.6, 0.625, 0.625)), Grid((22, 288, 288), (3.0, 0.6, 0.6))),
     tissue=Tissue(fat=0.62, muscle=0.12, marrow=0.40, wall=0.26, peripheral=0.72, transition=0.36),
-    cohort=Cohort(volume_ml=(42, 1.35), balloon=0.0, cancer=0.4),
+    cohort=Cohort(volume_ml=(42, 1.35), balloon=0.3, cancer=0.4),
     scanner=MrScanner(field_t=3.0, blur_mm=0.9, noise=0.03, shading=0.12, gain=900),
     tilt_deg=18,
 )
@@ -110,10 +110,10 @@ NCI_ISBI = MrProfile(
     name="nci-isbi",
     modality="MR",
     organ="prostate",
-    summary="1.5 T, endorectal coil: flare, flattened gland, thick slices; readers leave out 3 mm of apex",
+    summary="1.5 T, mostly an endorectal coil: flare, flattened gland, thick slices; readers leave out 3 mm of apex",
     grids=(Grid((17, 288, 288), (4.0, 0.6, 0.6)),),
     tissue=Tissue(fat=0.56, muscle=0.18, marrow=0.40, wall=0.30, peripheral=0.58, transition=0.46),
-    cohort=Cohort(volume_ml=(36, 1.3), balloon=0.95, cancer=0.5, apex_mm=3),
+    cohort=Cohort(volume_ml=(36, 1.3), balloon=0.6, cancer=0.5, apex_mm=3),
     scanner=MrScanner(field_t=1.5, blur_mm=1.1, noise=0.03, shading=0.08, gain=700),
     tilt_deg=8,
 )

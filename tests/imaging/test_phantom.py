@@ -92,7 +92,7 @@ def test_an_endorectal_coil_flares_behind_the_gland_and_fades_towards_the_skin()
         return float(np.percentile(beside, 90) / np.median(middle[h // 12 : h // 6, w // 4 : -w // 4]))
 
     coil = [phantom for phantom in cohort("nci-isbi") if phantom.tags["ReceiveCoilName"] == "ENDORECTAL"]
-    assert len(coil) >= 4
+    assert len(coil) >= 2
     assert min(map(fall, coil)) > 1.5 * np.median([fall(phantom) for phantom in cohort("i2cvb")])
 
 

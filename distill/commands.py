@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from distill.tracking import Tracker, tracked
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from distill.card import StudentCard
     from study.plan import Study
+    from study.training import Progress
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, which holds study.json.")]
@@ -29,6 +32,9 @@ def distill_command(
     ] = None,
     label: Annotated[
         str | None, typer.Option(help="Folder under RUN/distill, and the name in the report; the scheme unless given.")
+    ] = None,
+    track: Annotated[
+        Tracker | None, typer.Option(help="Also send the curves to `tensorboard` (RUN/tensorboard) or `mlflow`.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -53,7 +59,13 @@ def distill_command(
         study = changed(study, settings, label)
     scheme = scheme or study.distill.scheme
     check(scheme)
-    with shown(Console(stderr=True), label or scheme) as progress:
+    name = label or scheme
+    with shown(Console(stderr=True), name) as show, tracked(track, run, name, study.distill.model_dump()) as follow:
+
+        def progress(done: Progress) -> None:
+            show(done)
+            follow(done)
+
         card = run_job(study, run, scheme, seed=seed, label=label, progress=progress)
     if as_json:
         typer.echo(card.model_dump_json(indent=2))

@@ -26,9 +26,9 @@ def phantom_command(
 
     **Prostate on T2-weighted MR** (mask: whole gland 1)
 
-    - `promise12` — 3 T, body array, bright peripheral zone
+    - `promise12` — 3 T, now and then an endorectal coil, bright peripheral zone
 
-    - `nci-isbi` — 1.5 T, endorectal coil
+    - `nci-isbi` — 1.5 T, mostly an endorectal coil
 
     - `i2cvb` — 3 T, noisy, large glands with inverted zones
 

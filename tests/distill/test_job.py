@@ -21,6 +21,7 @@ from distill import schemes
 from distill.card import StudentCard
 from distill.job import run_job
 from imaging.errors import InputError
+from imaging.lock import Lock
 from study.run import events
 from study.training import weights_hash
 
@@ -104,6 +105,26 @@ def test_a_killed_job_goes_on_to_the_same_student(make_run: MakeRun, tmp_path: P
     assert [check.terms for check in card.history] == [check.terms for check in expected.history]
     log = events(run.folder / "distill" / "amtkd")
     assert [event["step"] for event in log if event["kind"] == "step"] == list(range(1, 8))
+
+
+@pytest.mark.slow
+def test_jobs_side_by_side_share_what_they_prepare_and_keep_out_of_each_others_folders(make_run: MakeRun) -> None:
+    run = make_run(2)
+    words = [sys.executable, "-m", "preceptor", "distill", str(run.folder), "--scheme"]
+    jobs = {scheme: subprocess.Popen([*words, scheme], cwd=ROOT) for scheme in ("amtkd", "uniform", "mono-teacher")}
+    assert [job.wait(300) for job in jobs.values()] == [0, 0, 0]
+    for scheme in jobs:
+        alone = run_job(run.study, run.folder, scheme, label=f"{scheme}-alone")
+        folder = run.folder / "distill"
+        assert (
+            alone.weights_hash
+            == StudentCard.model_validate_json((folder / scheme / "student.json").read_bytes()).weights_hash
+        )
+    with (
+        Lock(run.folder / "distill" / ".amtkd.lock"),
+        pytest.raises(InputError, match="another process trains this student"),
+    ):
+        run_job(run.study, run.folder, "amtkd")
 
 
 def test_a_finished_job_is_not_run_again(make_run: MakeRun) -> None:

@@ -15,10 +15,14 @@ from typing import Any
 
 import pytest
 
+from client.site import read_site
+from client.teacher import load_teacher
 from server.collect import open_store
 from server.evaluate import evaluated, students
+from study.cohorts import assignment, lead_slices, make_shard, shards
 from study.run import Run, events
-from study.wire import Card
+from study.training import use_threads
+from study.wire import Card, digest
 
 ROOT = Path(__file__).resolve().parents[2]
 SITES = ("hospital-a", "hospital-b")
@@ -27,58 +31,13 @@ PATIENCE_S = 600.0
 
 pytestmark = pytest.mark.slow
 
-STUDY = """
-name = "tiny"
-
-[task]
-modality = "MR"
-classes = ["background", "prostate"]
-
-[preprocess]
-size = [32, 48]
-spacing_mm = [3.0, 3.0]
-
-[[sites]]
-name = "hospital-a"
-source = { phantom = "promise12", cases = 3, format = "dicom" }
-
-[[sites]]
-name = "hospital-b"
-source = { phantom = "i2cvb", cases = 3 }
-
-[teacher]
-options = { encoder = "resnet18" }
-epochs = 2
-round_epochs = 1
-batch = 16
-split = [0.34, 0.33, 0.33]
-
-[student]
-model = "espnet"
-sources = [{ phantom = "nci-isbi", cases = 2, masks = 2 }]
-
-[distill]
-compare = ["supervised"]
-steps = 12
-batch = 4
-lr_half_cycle = 6
-validate_every = 6
-split = [0.5, 0.5, 0.0]
-threads = 1
-
-[federation]
-min_sites = 2
-shard_slices = 16
-"""
-
 
 class Simulation:
     """`preceptor simulate` as a user starts it, and what it says."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.run = folder / "run"
-        (folder / "study.toml").write_text(STUDY, encoding="utf-8")
-        words = [sys.executable, "-m", "preceptor", "simulate", str(folder / "study.toml"), "--out", str(self.run)]
+        words = [sys.executable, "-m", "preceptor", "simulate", "studies/tiny.toml", "--out", str(self.run)]
         self.log = folder / "simulate.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen([*words, *options], cwd=ROOT, stdout=log, stderr=log, process_group=0)
@@ -143,6 +102,7 @@ def test_a_study_is_played_to_its_end_after_a_kill_in_the_middle(start: Callable
     assert f"{second.run}/report.html" in second.said.replace("\n", "")
     assert (second.run / "report.html").stat().st_size > 10_000
     check_results(second.run)
+    check_answers_against_live_teachers(second.run)
     for site, epoch in taught.items():
         again = [event["epoch"] for event in of(second.run, "taught") if event["site"] == site]
         assert again == sorted(set(again)), f"after epoch {epoch} nothing is trained twice"
@@ -169,6 +129,20 @@ def check_results(run: Path) -> None:
     assert all(traffic[site]["received"] > 10_000 for site in SITES)
     assert len(json.loads((run / "cross.json").read_text(encoding="utf-8"))) == 4
     assert [event["fault"] for event in of(run, "phase-ended") if event["fault"]] == []
+
+
+def check_answers_against_live_teachers(run: Path) -> None:
+    """What the store holds is what the same teachers say when asked here and now, bit for bit."""
+    study, store = Run(run).study, open_store(Run(run).study, Run(run))
+    cache = lead_slices(study, run)
+    for site in SITES:
+        config = read_site(run / "hospitals" / site / "site.toml")
+        use_threads(config.threads)
+        asked = assignment(study, site)
+        teacher = load_teacher(config, asked)
+        for index, ids in enumerate(shards(study, cache)):
+            live = teacher.answer(make_shard(asked, cache, index, ids))
+            assert digest(live.arrays()) == digest(store.read(site, index).arrays())
 
 
 def test_ctrl_c_stops_every_process_and_says_how_to_go_on(start: Callable[..., Simulation]) -> None:

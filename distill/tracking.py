@@ -1,0 +1,70 @@
+"""Curves of a training in TensorBoard or MLflow, beside our own events; `pip install preceptor[tracking]` has both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imaging.errors import InputError
+
+if TYPE_CHECKING:
+    from study.training import Progress
+
+Follow = Callable[["Progress"], None]
+Write = Callable[[str, float, int], None]
+"""Name, value, step."""
+
+
+class Tracker(StrEnum):
+    """Where curves can go."""
+
+    tensorboard = "tensorboard"
+    mlflow = "mlflow"
+
+
+@contextmanager
+def tracked(tracker: Tracker | None, folder: Path, label: str, settings: dict[str, Any]) -> Iterator[Follow]:
+    """What to call after every step of one training, until exit; nothing happens without a tracker.
+
+    TensorBoard's files go into `folder`/tensorboard/`label`; MLflow takes its server from MLFLOW_TRACKING_URI.
+    Raises: InputError when the tracker is not installed.
+    """
+    if tracker is None:
+        yield lambda done: None
+        return
+    if find_spec(tracker) is None:
+        fix = "run `pip install 'preceptor[tracking]'`, or leave out `--track`"
+        raise InputError(f"{tracker} is not installed", fix=fix)
+    opened = _tensorboard if tracker is Tracker.tensorboard else _mlflow
+    with opened(folder, label, settings) as write:
+        yield lambda done: _tell(done, write)
+
+
+def _tell(done: Progress, write: Write) -> None:
+    for name, value in done.terms.items():
+        write(f"loss/{name}", value, done.step)
+    if done.validation is not None and done.validation.dice is not None:
+        write("validation/dice", done.validation.dice, done.step)
+
+
+@contextmanager
+def _tensorboard(folder: Path, label: str, settings: dict[str, Any]) -> Iterator[Write]:
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+
+    with SummaryWriter(str(folder / "tensorboard" / label)) as writer:
+        writer.add_text("settings", str(settings))
+        yield writer.add_scalar
+
+
+@contextmanager
+def _mlflow(folder: Path, label: str, settings: dict[str, Any]) -> Iterator[Write]:
+    import mlflow  # noqa: PLC0415
+
+    mlflow.set_experiment(folder.resolve().name)
+    with mlflow.start_run(run_name=label):
+        mlflow.log_params(settings)
+        yield lambda name, value, step: mlflow.log_metric(name, value, step=step)

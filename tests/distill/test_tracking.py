@@ -1,0 +1,45 @@
+"""Curves that go elsewhere are the ones that our own events hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from distill import tracking
+from preceptor import app
+from study.run import events
+
+if TYPE_CHECKING:
+    from tests.distill.conftest import MadeRun
+
+MakeRun = Callable[..., "MadeRun"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_gets_every_term_of_every_step(make_run: MakeRun) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = make_run(2)
+    answer = CliRunner().invoke(app, ["distill", str(run.folder), "--scheme", "supervised", "--track", "tensorboard"])
+    assert answer.exit_code == 0, answer.output
+    curves = EventAccumulator(str(run.folder / "tensorboard" / "supervised"))
+    curves.Reload()
+    steps = [event for event in events(run.folder / "distill" / "supervised") if event["kind"] == "step"]
+    for name in ("dice", "lovasz"):
+        told = [(point.step, point.value) for point in curves.Scalars(f"loss/{name}")]
+        assert told == [(event["step"], pytest.approx(event["terms"][name], rel=1e-6)) for event in steps]
+    assert [point.step for point in curves.Scalars("validation/dice")] == [3, 6, 7]
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(2)
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    answer = CliRunner().invoke(app, ["distill", str(run.folder), "--track", "mlflow"])
+    assert answer.exit_code != 0
+    assert "mlflow is not installed" in str(answer.exception)
+    assert not (run.folder / "distill" / "amtkd").exists()

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from distill.report import evaluations
-from distill.report_tables import values
+from distill.report_tables import of_how_many, values
 from study.run import read_study_of
-from study.wire import Card
+from study.wire import Card, CaseMetrics
 
 METRICS = ("dice", "hd95", "voe")
 Figures = dict[str, dict[str, list[float]]]
@@ -35,6 +35,15 @@ def figures(runs: list[Path], split: str) -> Figures:
     return found
 
 
+def distances(runs: list[Path], split: str) -> dict[str, str]:
+    """Scheme → ` (n of m)` where only n of m structures were found, and so have a distance."""
+    found: dict[str, list[list[CaseMetrics]]] = {}
+    for run in runs:
+        for scheme, replies in evaluations(run).items():
+            found.setdefault(scheme, []).extend(getattr(reply, split) for reply in replies.values())
+    return {scheme: of_how_many(sites) for scheme, sites in found.items()}
+
+
 def teachers(runs: list[Path]) -> list[float]:
     """The teachers' best validation Dice at home, averaged over sites; one figure a seed."""
     cards = [[Card.model_validate_json(p.read_text()) for p in (run / "teachers").glob("*.json")] for run in runs]
@@ -45,6 +54,7 @@ def table(runs: list[Path], split: str) -> str:
     """The figures as Markdown, the shipped scheme last."""
     found, study = figures(runs, split), read_study_of(runs[0])
     lines = ["| training | Dice | gain over supervised | HD95 mm | VOE |", "|---|---|---|---|---|"]
+    counts = distances(runs, split)
     order = [s for s in (*study.distill.compare, study.distill.scheme) if s in found]
     for scheme in order + sorted(set(found) - set(order)):
         dice, base = np.array(found[scheme]["dice"]), np.array(found.get("supervised", found[scheme])["dice"])
@@ -53,7 +63,7 @@ def table(runs: list[Path], split: str) -> str:
         hd95, voe = (np.array(found[scheme][metric]) for metric in ("hd95", "voe"))
         lines.append(
             f"| {scheme} | {dice.mean():.3f} ± {dice.std():.3f} | {spread} "
-            f"| {hd95.mean():.1f} ± {hd95.std():.1f} | {voe.mean():.3f} ± {voe.std():.3f} |"
+            f"| {hd95.mean():.1f} ± {hd95.std():.1f}{counts[scheme]} | {voe.mean():.3f} ± {voe.std():.3f} |"
         )
     home = teachers(runs)
     lines.append(

@@ -59,8 +59,8 @@ def open_scans(
     """
     classes = len(assignment.task.classes)
     found = inspect(config.data, classes=classes)
-    outlined = [case for case in select(found.cases, config.patients, config.masks) if case.labelled]
-    cases = [case for case in outlined if _fits(case, assignment)]
+    usable = [case for case in found.cases if _fits(case, assignment)]  # first, as the study lead's numbers count
+    cases = [case for case in select(usable, config.patients, config.masks) if case.labelled]
     if not cases:
         raise InputError(
             f"the site has no outlined {assignment.task.modality} scan",
@@ -72,7 +72,7 @@ def open_scans(
     for problem in (*found.problems, *cache.problems):
         log.warning("put aside: %s: %s; %s", problem.where, problem.what, problem.fix)
     parts = split(cache.cases, seed=assignment.seed, shares=assignment.teacher.split)
-    aside = len(found.problems) + len(cache.problems) + len(outlined) - len(cases)
+    aside = len(found.problems) + len(cache.problems) + len(found.cases) - len(usable)
     scans = Scans(cache, {part: parts[part] for part in get_args(Part)}, aside)
     log.info("patients %s, slices %s, %d cases put aside", scans.patients(), scans.counts(), aside)
     return scans

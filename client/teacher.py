@@ -17,7 +17,7 @@ from torch import nn
 import models
 from client.site import SiteConfig
 from imaging.errors import InputError
-from models.knowledge import attention_map, region_contrast, scaled
+from models.knowledge import attention_map, halved, region_contrast, scaled
 from study.answers import Answers, AnswersHeader
 from study.training import evaluating, load_best, weights_hash
 from study.wire import Assignment, Shard
@@ -25,7 +25,6 @@ from study.wire import Assignment, Shard
 BATCH = 16
 """Slices at once, always: a batch of another size may differ in its last bits."""
 TAPS = ("encoder", "decoder")
-HIGHEST = float(np.finfo(np.float16).max)
 
 
 def folder_of(config: SiteConfig, assignment: Assignment) -> Path:
@@ -86,7 +85,7 @@ class Teacher:
             stack.enter_context(evaluating(self.network))
             features = stack.enter_context(models.tap(self.network, TAPS)) if set(shard.wants) - {"logits"} else {}
             logits = self.network(images)
-            arrays["logits"] = logits.float().clamp(-HIGHEST, HIGHEST).half().cpu().numpy()
+            arrays["logits"] = halved(logits).cpu().numpy()
             for tap in features:
                 if "attention" in shard.wants:
                     arrays[f"attention/{tap}"] = scaled(attention_map(features[tap], p=1)).half().cpu().numpy()

@@ -15,7 +15,7 @@ from imaging.errors import InputError
 from imaging.slices import SliceCache
 from study.cohorts import shards
 from study.plan import Study
-from study.run import Run
+from study.run import Run, left_out
 from study.store import AnswerStore
 
 COLLECT = "run the phase `collect` again (`preceptor simulate` goes on with it by itself)"
@@ -48,10 +48,10 @@ def answering(study: Study, run: Run, store: AnswerStore, n_shards: int) -> list
 
     What a left-out site did not answer weighs nothing. Raises: InputError, see `open_answers`.
     """
-    left_out = {event["site"] for event in run.events("site-left-out")}
+    absent = left_out(run.folder)
     missing = {site.name: store.missing(site.name, n_shards) for site in study.sites}
     for site, lacking in missing.items():
-        if lacking and site not in left_out:
+        if lacking and site not in absent:
             done = n_shards - len(lacking)
             what = f"site {site} has answered {done} of {n_shards} shards; the first missing is {lacking[0]}"
             raise InputError(what, where=store.folder, fix=COLLECT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,7 @@ from imaging.lock import Lock
 from imaging.slices import CachedCase, SliceCache
 from study.cohorts import lead_slices, lead_split
 from study.draws import derived
-from study.plan import Distill, Study
+from study.plan import NAME, Distill, Study
 from study.training import Outcome, Progress, TrainPlan, cyclic_lr, fit, load_best, use_threads, weights_hash
 from study.wire import digest
 
@@ -75,6 +76,8 @@ def run_job(
     schemes.check(scheme)
     seed = study.seed if seed is None else seed
     label = label or (scheme if seed == study.seed else f"{scheme}-seed-{seed}")
+    if not re.fullmatch(NAME, label):
+        raise InputError(f"`{label}` cannot be a label", fix="use at most 41 lower-case letters, digits and hyphens")
     folder = run_folder / "distill" / label
     mine = Lock(run_folder / "distill" / f".{label}.lock")
     if not mine.take(wait=False):

@@ -40,7 +40,10 @@ class Origin(BaseModel):
             if former.model_dump(include=settings) != self.model_dump(include=settings):
                 fix = f"choose another `--label`, or remove {folder}"
                 raise InputError("holds a student of other settings", where=folder, fix=fix)
-            shutil.rmtree(folder)
+            aside = folder.with_name(f".{folder.name}.old")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)  # at once: half a folder would be refused for ever after a kill
+            shutil.rmtree(aside)
         write_text(folder / ORIGIN, self.model_dump_json(indent=1) + "\n")
 
     def digest(self) -> str:

@@ -17,7 +17,7 @@ from distill.report_tables import Cell, cell, class_means, pooled
 from imaging.atomic import write_text
 from imaging.errors import InputError
 from study.plan import PhantomSource, Study
-from study.run import events, read_study_of
+from study.run import events, left_out, read_study_of
 from study.wire import Card, CaseMetrics, EvaluateReply
 
 SLICES_PER_SITE = 6
@@ -53,7 +53,8 @@ def _content(run: Path, study: Study) -> dict[str, Any]:
     """Everything the template names."""
     sites = [site.name for site in study.sites]
     replies = evaluations(run)
-    schemes = [name for name in (*study.distill.compare, study.distill.scheme) if name in replies]
+    named = dict.fromkeys([*study.distill.compare, study.distill.scheme, *sorted(replies)])
+    schemes = [name for name in named if name in replies]
     cases = {scheme: {site: reply.test for site, reply in replies[scheme].items()} for scheme in schemes}
     cards = _cards(run)
     return {
@@ -68,7 +69,7 @@ def _content(run: Path, study: Study) -> dict[str, Any]:
         "by_class": [{"name": s, "cells": class_means(cases[s].values(), study.task.classes[1:])} for s in schemes],
         "cross": _cross(run, sites),
         "cards": cards,
-        "curves": _curves(run, cards, [*study.distill.compare, study.distill.scheme]),
+        "curves": _curves(run, cards, list(named)),
         "weights": _weights(run, schemes),
         "overlays": _overlays(run, study),
         "traffic": _traffic(run),
@@ -231,7 +232,7 @@ def _times(run: Path) -> list[dict[str, str]]:
 
 def _warnings(run: Path) -> list[str]:
     """Sites that were left out, in the words of the run's own log."""
-    return [f"Left out: {e['site']}: {e['cause']}" for e in events(run) if e["kind"] == "site-left-out"]
+    return [f"Left out: {site}: {event['cause']}" for site, event in left_out(run).items()]
 
 
 def _phantoms(study: Study) -> str:

@@ -31,7 +31,8 @@ def cell(cases: Sequence[CaseMetrics]) -> Cell:
     if not cases:
         return Cell("–", "–", "–", 0.0)
     dice = values(cases, "dice")
-    return Cell(_spread(dice, 3), _spread(values(cases, "hd95"), 1), _spread(values(cases, "voe"), 3), _shade(dice))
+    hd95 = _spread(values(cases, "hd95"), 1) + of_how_many([cases])
+    return Cell(_spread(dice, 3), hd95, _spread(values(cases, "voe"), 3), _shade(dice))
 
 
 def pooled(sites: Sequence[Sequence[CaseMetrics]]) -> Cell:
@@ -42,7 +43,18 @@ def pooled(sites: Sequence[Sequence[CaseMetrics]]) -> Cell:
     if not sites:
         return Cell("–", "–", "–", 0.0)
     text = {m: (f"{np.mean(v):.{1 if m == 'hd95' else 3}f}" if v else "–") for m, v in means.items()}
-    return Cell(text["dice"], text["hd95"], text["voe"], _shade([float(d) for d in means["dice"]]))
+    hd95 = text["hd95"] + of_how_many(sites)
+    return Cell(text["dice"], hd95, text["voe"], _shade([float(d) for d in means["dice"]]))
+
+
+def of_how_many(sites: Sequence[Sequence[CaseMetrics]]) -> str:
+    """` (n of m)` where only n of m structures have a distance, else nothing.
+
+    A structure that was not found has none: without this count, a network that misses the hard cases looks exact.
+    """
+    distances = [value for cases in sites for case in cases for value in case.metrics["hd95"].values()]
+    there = sum(value is not None for value in distances)
+    return "" if there == len(distances) else f" ({there} of {len(distances)})"
 
 
 def class_means(sites: Iterable[Sequence[CaseMetrics]], classes: Sequence[str]) -> list[str]:

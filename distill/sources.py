@@ -14,7 +14,7 @@ import models
 from distill.schemes.base import TeacherBatch
 from distill.unpacked import Unpacked
 from imaging.slices import SliceCache
-from models.knowledge import attention_map, region_contrast, scaled
+from models.knowledge import attention_map, halved, region_contrast, scaled
 from study.answers import CONTENTS
 
 Ids = NDArray[np.int64]
@@ -78,7 +78,7 @@ class LiveTeachers:
         contrasts: dict[str, list[tuple[Tensor, Tensor]]] = {tap: [] for tap in TAPS}
         for network in self._networks:
             with models.tap(network, TAPS) as features:
-                logits.append(network(images).half())
+                logits.append(halved(network(images)))
             for tap in TAPS:
                 maps[tap].append(scaled(attention_map(features[tap])).half())
                 contrasts[tap].append(region_contrast(features[tap], masks, self._classes))

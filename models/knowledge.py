@@ -26,6 +26,12 @@ def attention_map(features: Tensor, *, p: int = 1) -> Tensor:
     return (magnitude if p == 1 else magnitude.pow(p)).sum(dim=1)
 
 
+def halved(logits: Tensor) -> Tensor:
+    """Logits as float16, those beyond its range at its ends: an answer never holds infinity."""
+    highest = torch.finfo(torch.float16).max
+    return logits.float().clamp(-highest, highest).half()
+
+
 def scaled(maps: Tensor) -> Tensor:
     """Maps (N, h, w), at least 0, with their maximum at 1, so that float16 holds them; a map of zeros stays.
 

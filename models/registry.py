@@ -167,17 +167,27 @@ def create(name: str, in_channels: int = 1, classes: int = 2, **options: str | i
 
 def _check(entry: Spec, in_channels: int, classes: int, options: Mapping[str, str | int]) -> None:
     """InputError unless the network can be built so."""
+    check_options(entry, options)
+    if min(in_channels, classes) < 1:
+        raise InputError(
+            f"`{entry.name}` cannot have {in_channels} channels and {classes} classes", fix="both start at 1"
+        )
+
+
+def check_options(entry: Spec, options: Mapping[str, str | int]) -> None:
+    """InputError unless the network takes these options; whether such an encoder exists shows when it is built."""
     for option in options:
         if option not in entry.options:
             has = f"its options: {', '.join(entry.options)}" if entry.options else "it takes no options"
             raise InputError(f"network `{entry.name}` has no option `{option}`", fix=has)
     if options and not isinstance(options.get("encoder", ""), str):
         raise InputError(f"option `encoder` of network `{entry.name}` is a name", fix='write `encoder = "resnet18"`')
+    if set(str(options.get("encoder", ""))) & set(":/\\"):
+        raise InputError(
+            f"option `encoder` of network `{entry.name}` names a place to load from, {options['encoder']!r}",
+            fix="write the plain name of an encoder; a study does not choose what a hospital opens or downloads",
+        )
     if options and "encoder" not in options:
         raise InputError(
             f"network `{entry.name}` takes `pretrained` only with `encoder`", fix='add `encoder = "resnet18"`'
-        )
-    if min(in_channels, classes) < 1:
-        raise InputError(
-            f"`{entry.name}` cannot have {in_channels} channels and {classes} classes", fix="both start at 1"
         )

@@ -54,6 +54,7 @@ def _make(files: Certificates) -> None:
     root = (
         _builder(issuer, issuer, authority_key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_signs_certificates(), critical=True)  # Python 3.13 and later refuse an authority without
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key()), critical=False)
         .sign(authority_key, hashes.SHA384())
     )
@@ -67,6 +68,17 @@ def _make(files: Certificates) -> None:
     write_bytes(files.authority, root.public_bytes(Encoding.PEM))
     write_secret(files.key, server_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     write_bytes(files.certificate, server.public_bytes(Encoding.PEM))
+
+
+def _signs_certificates() -> x509.KeyUsage:
+    allowed = dict.fromkeys(
+        (
+            "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+            "encipher_only", "decipher_only",
+        ),
+        False,
+    )  # fmt: skip
+    return x509.KeyUsage(**allowed, key_cert_sign=True, crl_sign=True)
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:

@@ -35,7 +35,7 @@ class Candidate:
 def students(folder: Path) -> list[Candidate]:
     """Every student that was distilled in the run directory `folder`, in alphabetical order."""
     found = []
-    for path in sorted(folder.glob("distill/*/student.json")):
+    for path in sorted(folder.glob("distill/[!.]*/student.json")):
         note = json.loads(path.read_text(encoding="utf-8"))
         weights = path.with_name("student.safetensors")
         if weights.exists():

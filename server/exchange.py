@@ -114,6 +114,8 @@ class Exchange:
             pending.ask.take(reply.body)
         except InputError as error:
             self._reject(pending, error)
+        except (ValueError, TypeError, KeyError) as error:  # a reply that we failed to foresee costs that reply only
+            self._reject(pending, InputError(f"a reply that cannot be understood ({error!r})", fix=ASK_ENGINEER))
         else:
             self.pending.remove(pending)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Callable
@@ -110,6 +111,11 @@ def socket_path(run_folder: Path, site: str) -> Path:
     short = hashlib.sha256(str(run_folder).encode()).hexdigest()[:12]
     folder = Path(tempfile.gettempdir()) / f"preceptor-{os.getuid()}-{short}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise InputError(
+            "is not a folder that only you can open", where=folder, fix="remove it, or use a shorter --out"
+        )
     return folder / f"{hashlib.sha256(site.encode()).hexdigest()[:12]}.sock"
 
 

@@ -21,7 +21,8 @@ from server.screen import Screen
 from server.train import Training
 from server.watch import Watch
 from server.words import PARTS
-from study.plan import Study
+from study.cohorts import lead_slices
+from study.plan import FolderSource, Study
 from study.run import Run, create_or_resume
 
 
@@ -52,6 +53,8 @@ class Simulation:
             getattr(self, part)()
 
     def scans(self) -> None:
+        """Phantoms are written, and whatever is wrong with anybody's scans is said before hours of training."""
+        self._check_folders()
         missing = [cohort for cohort in cohorts(self.study, self.run.folder) if not cohort.written()]
         if missing:
             jobs = {cohort.command(self._log("phantoms")): cohort for cohort in missing}
@@ -60,9 +63,21 @@ class Simulation:
                     list(jobs), tick=self.screen.tick, at_once=cores(), done=lambda job: self._written(jobs[job])
                 )
 
+        lead_slices(self.study, self.run.folder, progress=lambda done, cases: self.screen.tick())
+
     def _written(self, cohort: Cohort) -> None:
         cohort.mark()
         self.run.event("cohort-written", owner=cohort.owner, profile=cohort.source.phantom, cases=cohort.source.cases)
+
+    def _check_folders(self) -> None:
+        sources = {f"site {site.name}": site.source for site in self.study.sites}
+        if none := [who for who, source in sources.items() if source is None]:
+            fix = 'add `source = { folder = "…" }` or `source = { phantom = "…", cases = 12 }` there'
+            raise InputError(f"{none[0]} has no `source`, and a simulation has no hospital to ask", fix=fix)
+        sources |= {f"the student's source {n}": source for n, source in enumerate(self.study.student.sources, 1)}
+        for who, source in sources.items():
+            if isinstance(source, FolderSource) and not source.folder.is_dir():
+                raise InputError(f"the scans of {who} are missing", where=source.folder, fix="mend it in the study")
 
     def train(self) -> None:
         if Training(self.study, self.run).sites:

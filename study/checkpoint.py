@@ -113,9 +113,7 @@ def restore(folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, 
     for key, ours in identity.items():
         theirs = content["identity"].get(key)
         if theirs != ours:
-            raise InputError(
-                f"the checkpoint is of another training ({key} {theirs!r}, here {ours!r})", where=folder, fix=REMEDY
-            )
+            raise InputError(f"the checkpoint is of another training: its {key} differs", where=folder, fix=REMEDY)
     try:
         network.load_state_dict(content["weights"])
         optimiser.load_state_dict(content["optimiser"])

@@ -10,6 +10,7 @@ import typer
 
 
 def study_command(
+    context: typer.Context,
     file: Annotated[
         Path | None, typer.Argument(help="A study.toml to check; without one, every key is explained.")
     ] = None,
@@ -24,11 +25,13 @@ def study_command(
     from rich.console import Console
     from rich.table import Table
 
-    from study.plan import read_study, reference
+    from imaging.phantom import PROFILES
+    from study.plan import check_names, read_study, reference
 
     console = Console()
     if file is not None:
         study = read_study(file)
+        check_names(study, schemes=context.obj["schemes"], phantoms=PROFILES)
         if as_json:
             console.print_json(study.model_dump_json())
         else:

@@ -76,7 +76,7 @@ def _opened(body: bytes) -> tuple[dict[str, Any], Arrays]:
         arrays = load(body)  # checks the layout against the body's length
         length = int.from_bytes(body[:8], "little")
         note = json.loads(json.loads(body[8 : 8 + length])["__metadata__"]["preceptor"])
-        if set(note) != {"version", "kind", "header"}:
+        if not isinstance(note, dict) or set(note) != {"version", "kind", "header"}:
             raise ValueError("no version, kind and header")
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"not a message of Preceptor, or cut short ({error})", fix="send it again") from error

@@ -17,6 +17,7 @@ from imaging.errors import InputError
 from imaging.preprocess import Preprocess
 from study.keys import Row, faults, rows
 from study.tables import (
+    NAME,
     Amtkd,
     Distill,
     Federation,
@@ -36,7 +37,7 @@ from study.tables import (
 )
 
 __all__ = [
-    "Amtkd", "Augment", "Distill", "Federation", "FolderSource", "Name", "Options", "PhantomSource", "Plan",
+    "NAME", "Amtkd", "Augment", "Distill", "Federation", "FolderSource", "Name", "Options", "PhantomSource", "Plan",
     "Preprocess", "Site", "Source", "Student", "Study", "Task", "Teacher", "check_names", "faults", "known",
     "read_study", "reference", "resolve", "unknown",
 ]  # fmt: skip
@@ -69,6 +70,9 @@ class Study(Plan):
             raise ValueError(
                 f"`federation.min_sites` is {self.federation.min_sites} but the study has {len(names)} sites"
             )
+        if (self.preprocess.normalise == "window") != (self.task.modality == "CT"):
+            wanted = "window" if self.task.modality == "CT" else "percentile-zscore"
+            raise ValueError(f'{self.task.modality} needs `normalise = "{wanted}"` in `[preprocess]`')
         networks: list[Student | Teacher] = [self.student, *map(self.teacher_of, names)]
         for network in networks:
             check_options(network.model, network.options)

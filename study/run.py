@@ -61,6 +61,12 @@ def events(folder: Path) -> list[dict[str, Any]]:
     return [event for event in found if event is not None]
 
 
+def left_out(folder: Path) -> dict[str, dict[str, Any]]:
+    """Sites that the coordinator left out and that have done nothing since, each with the event that says why."""
+    last = {e["site"]: e for e in events(folder) if e["kind"] in {"site-left-out", "taught", "collected", "evaluated"}}
+    return {site: event for site, event in last.items() if event["kind"] == "site-left-out"}
+
+
 def create_or_resume(folder: Path, study: Study) -> Run:
     """The run folder for a study, made or gone on with.
 

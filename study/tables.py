@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 import models
+from imaging.errors import InputError
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
+NAME = r"^[a-z0-9][a-z0-9-]{0,40}$"
+Name = Annotated[str, Field(pattern=NAME)]
 """Lower-case letters, digits and hyphens: it becomes a folder and a certificate's name."""
 Options = dict[str, str | int]
 """Options of a network."""
@@ -46,7 +48,7 @@ class Task(Plan):
     """`[task]`: what is segmented."""
 
     modality: Literal["MR", "CT"]
-    """DICOM's code; decides how intensities are normalised."""
+    """DICOM's code; scans of another modality are put aside."""
     classes: list[str] = Field(min_length=2, max_length=255)
     """Class names; a mask's value is the position in this list, and 0 is the background."""
 
@@ -238,5 +240,7 @@ def known(kind: str, name: str, choices: list[str]) -> str:
 
 def check_options(model: str, options: Options) -> None:
     """ValueError unless that network takes these options."""
-    for option in options:
-        known(f"option of `{model}`", option, list(models.spec(model).options))
+    try:
+        models.check_options(models.spec(model), options)
+    except InputError as error:
+        raise ValueError(f"{error.what}; {error.fix}") from error

@@ -107,8 +107,8 @@ class Teacher(Plan):
     """Options of that network, such as `encoder = "resnet18"`."""
     epochs: int = Field(100, ge=1)
     """At most; early stopping may end sooner. Paper: 100 (AMTKD, section 4.3)."""
-    round_epochs: int = Field(5, ge=1)
-    """Epochs that one message asks for: a lost message costs at most these."""
+    round_epochs: int = Field(1, ge=1)
+    """Epochs that one message asks for: a lost message costs at most these, and a site is silent for as long."""
     batch: int = Field(16, ge=2)
     """Slices a step."""
     lr: float = Field(0.01, gt=0)

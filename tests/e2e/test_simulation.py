@@ -58,8 +58,8 @@ class Simulation:
         return self.log.read_text(encoding="utf-8")
 
     def left_running(self) -> list[str]:
-        """Processes that name the run folder, once a second has passed for the last to go."""
-        deadline = time.monotonic() + 5
+        """Processes that name the run folder, once the last have had time to go."""
+        deadline = time.monotonic() + 30
         while (left := self._running()) and time.monotonic() < deadline:
             time.sleep(0.1)
         return left

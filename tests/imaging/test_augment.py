@@ -184,7 +184,7 @@ def test_flips_within_a_longer_move_are_those_of_the_tensor(grid: tuple[int, int
     warp = draw(plan, 0, size=(H, W), n=2)
     assert warp.moved.tolist() == [0, 1]
     x, masks = torch.rand(2, 3, *grid), torch.randint(0, 5, (2, *grid), dtype=torch.uint8)
-    assert_close(warp.move(x), x.flip(2, 3), rtol=0, atol=1e-5)
+    assert_close(warp.move(x), x.flip(2, 3), rtol=0, atol=1e-4)
     assert torch.equal(warp.move_masks(masks), masks.flip(1, 2))
 
 

@@ -162,6 +162,7 @@ def test_a_scan_of_another_modality_is_put_aside(content: dict[str, Any], run_fo
     write_scans(tmp_path / "a", 2)
     shutil.copytree(series, tmp_path / "a" / "series")
     content["task"]["modality"], content["student"]["sources"] = "CT", [{"folder": tmp_path / "a"}]
+    content["preprocess"]["normalise"] = "window"
     inspection = lead_inspection(Study.model_validate(content), run_folder)
     assert len(inspection.cases) == 2
     assert [problem.what for problem in inspection.problems] == ["the scan is MR, the study is about CT"]

@@ -74,7 +74,7 @@ def test_folders_become_absolute(read: Callable[..., Study], tmp_path: Path) -> 
         ("teacher.model", "enet", "teacher.model: no teacher is called `enet`, did you mean `pspnet`? There are: "),
         ("sites.0.model", "fnc", "sites.0.model: no teacher is called `fnc`, did you mean `fcn`?"),
         ("student.model", "enett", "student.model: no student is called `enett`, did you mean `enet`?"),
-        ("teacher.options", {"backbone": "x"}, "teacher: network `fcn` has no option `backbone`; its options: encoder,"),
+        ("teacher.options", {"backbone": "x"}, "teacher: network `fcn` has no option `backbone`; its options: encod"),
         ("student.options", {"width": 2}, "student: network `espnet` has no option `width`; it takes no options"),
         ("sites.0.model", "resnext101", "network `resnext101` has no option `encoder`; it takes no options"),
         ("preprocess.size", [20, 24], "`preprocess.size` [20, 24] is no multiple of 8, which `espnet` needs"),

@@ -65,7 +65,7 @@ class Simulation:
         return left
 
     def _running(self) -> list[str]:
-        table = subprocess.run(["ps", "-eo", "stat,args"], capture_output=True, text=True, check=True).stdout
+        table = subprocess.run(["ps", "-wweo", "stat,args"], capture_output=True, text=True, check=True).stdout
         return [row for row in table.splitlines() if str(self.run) in row and not row.startswith("Z")]
 
 

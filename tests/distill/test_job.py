@@ -168,6 +168,14 @@ def test_a_study_without_any_mask_is_distilled_but_not_supervised(make_run: Make
     assert all(check.terms["dice"] == 0 < check.terms["kl"] for check in card.history)
 
 
+@pytest.mark.parametrize("label", ["as_printed", "../x", "A", "a" * 42])
+def test_a_label_that_no_site_would_take_is_refused_before_anything_is_trained(label: str, make_run: MakeRun) -> None:
+    run = make_run(2)
+    with pytest.raises(InputError, match="cannot be a label"):
+        run_job(run.study, run.folder, "supervised", label=label)
+    assert not (run.folder / "distill").exists()
+
+
 def test_an_unknown_scheme_writes_nothing(make_run: MakeRun) -> None:
     run = make_run(answered=False)
     with pytest.raises(InputError, match="did you mean `uniform`"):

@@ -11,7 +11,7 @@ import pytest
 
 from imaging.errors import InputError
 from study.plan import Study
-from study.run import EVENTS, Run, create_or_resume, differing, event_in, events, read_study_of, versions
+from study.run import EVENTS, Run, create_or_resume, differing, event_in, events, left_out, read_study_of, versions
 
 
 @pytest.fixture
@@ -74,6 +74,17 @@ def test_several_processes_append_at_once(tmp_path: Path) -> None:
     found = events(tmp_path)
     for who in "abc":
         assert [event["n"] for event in found if event["who"] == who] == list(range(300))
+
+
+def test_a_site_is_left_out_until_it_does_something_again(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for site in ("north", "south"):
+        run.event("taught", site=site)
+        run.event("site-left-out", site=site, cause=f"{site} is silent")
+    run.event("site-joined", site="north")
+    assert left_out(tmp_path)["north"]["cause"] == "north is silent"
+    run.event("collected", site="north")
+    assert set(left_out(tmp_path)) == {"south"}
 
 
 def test_nan_is_not_written(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_rubbish_is_an_input_error(body: bytes) -> None:
 @pytest.mark.parametrize(
     "note",
     [
-        "[]", "3", "null", "{}", "not json", '{"version": 1}', "[" * 3000,
+        '["version", "kind", "header"]', "[]", "3", "null", "{}", "not json", '{"version": 1}', "[" * 3000,
         '{"version": 1, "kind": "Failure", "header": {}, "more": 1}',
     ],
 )  # fmt: skip

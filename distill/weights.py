@@ -56,17 +56,26 @@ def teacher_losses(probs: Tensor, mask: Tensor, labelled: Tensor, answered: Tens
     """Every teacher's Dice loss on every slice, (N, T), without gradient.
 
     Shapes: probs (N, T, C, H, W) at temperature 1; mask (N, H, W) int; labelled (N,) bool; answered (N, T) bool.
-    A slice without a mask is judged by the consensus of those who answered it: the class that the uniform mixture of
-    their probabilities holds most likely. Departs: the paper has a mask for every slice.
+    A slice without a mask is judged by how far each teacher is from the mixture of all. Departs: the paper has a mask
+    for every slice.
     """
-    reference = mask.clone()
-    reference[~labelled] = consensus(probs[~labelled], answered[~labelled]).to(mask.dtype)
-    return dice_loss(probs, reference[:, None])
+    losses = probs.new_zeros(answered.shape)
+    losses[labelled] = dice_loss(probs[labelled], mask[labelled][:, None])
+    losses[~labelled] = dissent(probs[~labelled], answered[~labelled])
+    return losses
 
 
-def consensus(probs: Tensor, answered: Tensor) -> Tensor:
-    """The most likely class under the uniform mixture of those who answered, (N, T, C, H, W) -> (N, H, W) int64."""
-    return mixture(probs, shares(torch.ones_like(answered, dtype=probs.dtype), answered)).argmax(1)
+def dissent(probs: Tensor, answered: Tensor, *, smooth: float = 1.0) -> Tensor:
+    """1 - soft Dice of each teacher with the uniform mixture of those who answered, all classes, (N, T) in [0, 1].
+
+    Shapes: probs (N, T, C, H, W). The background counts and the mixture stays soft: against the mixture's most likely
+    class, a teacher that alone finds a small organ is silenced by two that miss it, and on empty slices the weight goes
+    to whoever is surest of nothing. Departs: our own, for slices that nobody has outlined.
+    """
+    together = mixture(probs, shares(torch.ones_like(answered, dtype=probs.dtype), answered))[:, None]
+    overlap = (probs * together).sum((-2, -1))
+    total = probs.square().sum((-2, -1)) + together.square().sum((-2, -1))
+    return (1 - (2 * overlap + smooth) / (total + smooth)).mean(-1)
 
 
 def mixture(probs: Tensor, weights: Tensor) -> Tensor:

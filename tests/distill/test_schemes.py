@@ -18,6 +18,7 @@ from distill.losses.dice import dice_loss
 from distill.losses.kl import soften, teacher_first_kl
 from distill.losses.lovasz import lovasz_softmax
 from distill.schemes.base import Batch, Scheme, TeacherBatch
+from distill.weights import dissent
 from imaging.errors import InputError
 from models.knowledge import attention_map, region_contrast
 from study.plan import Amtkd, Distill
@@ -65,8 +66,9 @@ def test_amtkd_is_equations_1_to_7_written_out(attention: str, student: Student,
     for n in range(5):
         mask, labelled = data.masks[n : n + 1], n < 3
         probs = answers.logits[n].softmax(1)
-        reference = mask if labelled else probs.mean(0).argmax(0)[None]
-        losses = torch.stack([dice_loss(probs[j : j + 1], reference)[0] for j in range(3)])
+        everyone = torch.ones(1, 3, dtype=torch.bool)
+        by_mask = torch.stack([dice_loss(probs[j : j + 1], mask)[0] for j in range(3)]) if labelled else None
+        losses = by_mask if by_mask is not None else dissent(probs[None], everyone)[0]
         w = (1 - losses) / (1 - losses).sum()
         target = sum(w[j] * soften(answers.logits[n, j : j + 1]) for j in range(3))
         assert isinstance(target, torch.Tensor)

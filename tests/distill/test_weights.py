@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from distill.losses.dice import dice_loss
 from distill.losses.kl import teacher_first_kl
-from distill.weights import LAWS, consensus, mixture, teacher_losses
+from distill.weights import LAWS, dissent, mixture, teacher_losses
 
 near = partial(assert_close, atol=1e-6, rtol=0.0)
 
@@ -77,23 +77,42 @@ def three_teachers() -> tuple[Tensor, Tensor]:
     return probs, torch.randint(3, (2, 5, 7), generator=generator)
 
 
-def test_a_labelled_slice_is_judged_by_its_mask_and_the_other_by_the_consensus() -> None:
+def test_a_labelled_slice_is_judged_by_its_mask_and_the_other_by_the_mixture() -> None:
     probs, mask = three_teachers()
     everyone = torch.ones(2, 3, dtype=torch.bool)
     mask[1] = 255
     losses = teacher_losses(probs, mask, torch.tensor([True, False]), everyone)
-    agreed = probs.mean(1).argmax(1)
+    together = probs[1].mean(0)
     for j in range(3):
         assert_close(losses[0, j], dice_loss(probs[:1, j], mask[:1])[0])
-        assert_close(losses[1, j], dice_loss(probs[1:, j], agreed[1:])[0])
+        dice = [
+            (2 * (p * m).sum() + 1) / ((p * p).sum() + (m * m).sum() + 1)
+            for p, m in zip(probs[1, j], together, strict=True)
+        ]
+        assert_close(losses[1, j], 1 - torch.stack(dice).mean())
 
 
-def test_an_absent_teacher_has_no_say_in_the_consensus() -> None:
+def test_teachers_that_say_the_same_do_not_dissent() -> None:
+    probs, _ = three_teachers()
+    same = probs[:, :1].expand(-1, 3, -1, -1, -1)
+    assert_close(dissent(same, torch.ones(2, 3, dtype=torch.bool)), torch.zeros(2, 3), atol=1e-6, rtol=0.0)
+
+
+def test_one_that_finds_a_small_organ_alone_is_not_silenced_by_two_that_miss_it() -> None:
+    organ = torch.zeros(20, 20)
+    organ[8:12, 8:12] = 1
+    foreground = torch.stack([0.98 * organ, 0.001 * torch.ones(20, 20), 0.03 * torch.ones(20, 20)])
+    probs = torch.stack([1 - foreground, foreground], dim=1)[None]
+    weights = LAWS["agreement"](dissent(probs, torch.ones(1, 3, dtype=torch.bool)), torch.ones(1, 3, dtype=torch.bool))
+    assert weights[0, 0] > 1 / 3
+    assert weights.min() > 0.2
+
+
+def test_an_absent_teacher_has_no_say_in_the_mixture() -> None:
     probs, _ = three_teachers()
     answered = torch.tensor([[True, True, True], [False, True, False]])
-    agreed = consensus(probs, answered)
-    assert_close(agreed[0], probs[0].mean(0).argmax(0))
-    assert_close(agreed[1], probs[1, 1].argmax(0))
+    assert_close(dissent(probs, answered)[1, 1], torch.tensor(0.0), atol=1e-6, rtol=0.0)
+    assert_close(dissent(probs, answered)[0], dissent(probs[:1], answered[:1])[0])
 
 
 def test_weights_carry_no_gradient() -> None:

@@ -49,7 +49,7 @@ def distill_command(
     """
     from rich.console import Console
 
-    from distill.job import run_job
+    from distill.job import default_label, run_job
     from distill.progress import shown
     from distill.schemes import check
     from study.run import read_study_of
@@ -59,7 +59,7 @@ def distill_command(
         study = changed(study, settings, label)
     scheme = scheme or study.distill.scheme
     check(scheme)
-    name = label or scheme
+    name = label or default_label(study, scheme, study.seed if seed is None else seed)
     with shown(Console(stderr=True), name) as show, tracked(track, run, name, study.distill.model_dump()) as follow:
 
         def progress(done: Progress) -> None:

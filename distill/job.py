@@ -75,7 +75,7 @@ def run_job(
     """
     schemes.check(scheme)
     seed = study.seed if seed is None else seed
-    label = label or (scheme if seed == study.seed else f"{scheme}-seed-{seed}")
+    label = label or default_label(study, scheme, seed)
     if not re.fullmatch(NAME, label):
         raise InputError(f"`{label}` cannot be a label", fix="use at most 41 lower-case letters, digits and hyphens")
     folder = run_folder / "distill" / label
@@ -89,6 +89,11 @@ def run_job(
             job = prepare(study, run_folder, scheme, seed)
         job.origin.settle(folder)
         return read_card(folder) or _trained(study, job, folder, label, progress)
+
+
+def default_label(study: Study, scheme: str, seed: int) -> str:
+    """The scheme's id, with the seed if that is not the study's."""
+    return scheme if seed == study.seed else f"{scheme}-seed-{seed}"
 
 
 def _trained(

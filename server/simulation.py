@@ -62,7 +62,6 @@ class Simulation:
                 self.processes.complete(
                     list(jobs), tick=self.screen.tick, at_once=cores(), done=lambda job: self._written(jobs[job])
                 )
-
         lead_slices(self.study, self.run.folder, progress=lambda done, cases: self.screen.tick())
 
     def _written(self, cohort: Cohort) -> None:

@@ -23,11 +23,12 @@ def test_tensorboard_gets_every_term_of_every_step(make_run: MakeRun) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = make_run(2)
-    answer = CliRunner().invoke(app, ["distill", str(run.folder), "--scheme", "supervised", "--track", "tensorboard"])
+    words = ["distill", str(run.folder), "--scheme", "supervised", "--seed", "1", "--track", "tensorboard"]
+    answer = CliRunner().invoke(app, words)
     assert answer.exit_code == 0, answer.output
-    curves = EventAccumulator(str(run.folder / "tensorboard" / "supervised"))
+    curves = EventAccumulator(str(run.folder / "tensorboard" / "supervised-seed-1"))
     curves.Reload()
-    steps = [event for event in events(run.folder / "distill" / "supervised") if event["kind"] == "step"]
+    steps = [event for event in events(run.folder / "distill" / "supervised-seed-1") if event["kind"] == "step"]
     for name in ("dice", "lovasz"):
         told = [(point.step, point.value) for point in curves.Scalars(f"loss/{name}")]
         assert told == [(event["step"], pytest.approx(event["terms"][name], rel=1e-6)) for event in steps]

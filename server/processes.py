@@ -18,6 +18,7 @@ from imaging.errors import InputError
 from imaging.lock import Lock
 
 TETHER = Path(__file__).with_name("tether.py")
+GUARD = Path(__file__).with_name("guard.py")
 GRACE_S = 4.0
 """From the polite signal to the other one; Flower's daemons end within 1 to 2 s, a service within a training step."""
 LAST_LINES = 15
@@ -86,6 +87,8 @@ class Processes:
         end_leftovers(record)
 
     def __enter__(self) -> Self:
+        guard = [sys.executable, "-I", "-S", str(GUARD), str(self.record)]
+        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, process_group=0)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -160,6 +163,7 @@ class Processes:
                 child.process.wait()
             self.children.clear()
             self.record.unlink(missing_ok=True)
+            self._guard.communicate()  # closes the pipe it waits at
         finally:
             signal.signal(signal.SIGINT, previous)
 

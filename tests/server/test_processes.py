@@ -52,6 +52,7 @@ def test_stop_ends_children_and_their_children(tmp_path: Path) -> None:
     assert gone(child.process.pid)
     assert wait_for(lambda: gone(inner))
     assert not (tmp_path / "processes.json").exists()
+    assert guards(tmp_path) == []
 
 
 def test_a_child_that_will_not_go_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,15 +99,22 @@ sys.path.insert(0, {str(ROOT)!r})
 from server.processes import Command, Processes
 folder = Path({str(tmp_path)!r})
 with Processes(folder / "processes.json") as running:
-    words = ["sh", "-c", f"echo $$ > {{folder}}/pid; exec sleep 60"]
+    words = ["sh", "-c", f"sleep 60 & echo $! > {{folder}}/inner; echo $$ > {{folder}}/pid; wait"]
     running.start(Command("sleeper", words, folder / "log", os.environ))
     time.sleep(60)
 """
     parent = subprocess.Popen([sys.executable, "-c", script])
-    pid = pid_in(tmp_path / "pid")
+    child, inner = pid_in(tmp_path / "pid"), pid_in(tmp_path / "inner")
     parent.kill()
     parent.wait()
-    assert wait_for(lambda: gone(pid))
+    assert wait_for(lambda: gone(child))
+    assert wait_for(lambda: gone(inner)), "a child's child is not tied to anything; its group is"
+    assert wait_for(lambda: not guards(tmp_path))
+
+
+def guards(folder: Path) -> list[str]:
+    table = subprocess.run(["ps", "-wweo", "args"], capture_output=True, text=True, check=True).stdout
+    return [row for row in table.splitlines() if "guard.py" in row and str(folder) in row]
 
 
 def test_leftovers_are_ended_and_strangers_left_alone(tmp_path: Path) -> None:

@@ -1,0 +1,31 @@
+"""Wait for the death of whoever holds the other end of standard input, then kill the process groups it wrote down.
+
+Run as a file, `python -I -S guard.py RECORD`, beside a simulation. The tether ends our own children at our death, but not
+theirs: Flower's executor starts an app for each message, and an app that has begun to import or to retry a call outlives
+its executor (measured, Flower 1.41). A process group reaches them all, and a closed pipe tells of any death, on any Unix.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+
+def main(record: Path) -> None:
+    """Nothing is left to kill where `record` is gone: its owner ended well."""
+    sys.stdin.buffer.read()
+    try:
+        groups = [entry["pid"] for entry in json.loads(record.read_text(encoding="utf-8"))]
+    except (OSError, ValueError):
+        return
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

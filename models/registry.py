@@ -30,22 +30,25 @@ class Build:
 
 @dataclass(frozen=True)
 class Spec:
-    """A registered network; the printed figures are those of AMTKD's Table 2, at 1×384×384 with 2 classes."""
+    """A registered network; printed figures are those of AMTKD's Table 2, at 1×384×384 with 2 classes."""
 
     name: str
     role: Role
     title: str
     paper: str
     build: Build
-    paper_parameters: int
-    paper_flops: int
+    paper_parameters: int | None = None
+    """None, as `paper_flops`, for a network that Table 2 does not have."""
+    paper_flops: int | None = None
     with_encoder: Build | None = None
     """How option `encoder` builds it, a smaller network of the same family; None where it takes no such option."""
+    widths: range = range(0)
+    """What option `width` may be, the channels of its first level; empty where it takes no such option."""
 
     @property
     def options(self) -> tuple[str, ...]:
         """What `create` takes for this network besides channels and classes."""
-        return ("encoder", "pretrained") if self.with_encoder else ()
+        return (*(("encoder", "pretrained") if self.with_encoder else ()), *(("width",) if self.widths else ()))
 
     def build_with(self, options: Mapping[str, str | int]) -> Build:
         """How `create` builds it with these options."""
@@ -61,6 +64,9 @@ def _same(path: str) -> dict[str, str]:
 _DEEPLAB_TAPS = {"encoder": "encoder", "decoder": "input of segmentation_head"}
 _PSP_TAPS = {"encoder": "encoder", "decoder": "decoder.conv"}
 _FCN_TAPS = {"encoder": "trunk", "decoder": "head.2"}
+
+# MONAI's U-Net is one level inside the other; its last level reads its own features beside those from below.
+_BOTTOM = "model" + 4 * ".1.submodule"
 
 _SPECS = (
     Spec(
@@ -89,6 +95,14 @@ _SPECS = (
         build=Build("models.mobilenetv2:mobilenetv2", _same("trunk")),
         paper_parameters=2_230_000,
         paper_flops=19_840_000_000,
+    ),
+    Spec(
+        name="unet",
+        role="teacher",
+        title="U-Net, residual",
+        paper="Ronneberger et al. 2015, MICCAI",
+        build=Build("models.unet:unet", {"encoder": _BOTTOM, "decoder": "input of model.2"}, multiple=16),
+        widths=range(4, 129),
     ),
     Spec(
         name="pspnet",
@@ -152,6 +166,7 @@ def create(name: str, in_channels: int = 1, classes: int = 2, **options: str | i
 
     Without options it is the network of AMTKD's Table 2. `encoder` (DeepLabV3+, FCN, PSPNet) puts an encoder of
     segmentation-models-pytorch in place of its own, such as "resnet18"; `pretrained` downloads its ImageNet weights.
+    `width` (U-Net) is the channels of its first level.
 
     Raises: InputError for an unknown network or option, an unknown encoder, or weights that cannot be downloaded.
     """
@@ -180,14 +195,17 @@ def check_options(entry: Spec, options: Mapping[str, str | int]) -> None:
         if option not in entry.options:
             has = f"its options: {', '.join(entry.options)}" if entry.options else "it takes no options"
             raise InputError(f"network `{entry.name}` has no option `{option}`", fix=has)
-    if options and not isinstance(options.get("encoder", ""), str):
+    if "width" in options and options["width"] not in entry.widths:
+        allowed = f"a whole number from {entry.widths[0]} to {entry.widths[-1]}"
+        raise InputError(f"option `width` of network `{entry.name}` is {allowed}, not {options['width']!r}")
+    if not isinstance(options.get("encoder", ""), str):
         raise InputError(f"option `encoder` of network `{entry.name}` is a name", fix='write `encoder = "resnet18"`')
     if set(str(options.get("encoder", ""))) & set(":/\\"):
         raise InputError(
             f"option `encoder` of network `{entry.name}` names a place to load from, {options['encoder']!r}",
             fix="write the plain name of an encoder; a study does not choose what a hospital opens or downloads",
         )
-    if options and "encoder" not in options:
+    if "pretrained" in options and "encoder" not in options:
         raise InputError(
             f"network `{entry.name}` takes `pretrained` only with `encoder`", fix='add `encoder = "resnet18"`'
         )

@@ -1,8 +1,9 @@
 """Wait for the death of whoever holds the other end of standard input, then kill the process groups it wrote down.
 
-Run as a file, `python -I -S guard.py RECORD`, beside a simulation. The tether ends our own children at our death, but not
-theirs: Flower's executor starts an app for each message, and an app that has begun to import or to retry a call outlives
-its executor (measured, Flower 1.41). A process group reaches them all, and a closed pipe tells of any death, on any Unix.
+Run as a file, `python -I -S guard.py RECORD`, beside a simulation. The tether ends our own children at our death, not
+theirs: Flower's executor starts an app for each message, and an app that has begun to import or to retry a call
+outlives its executor (seen with Flower 1.41). A process group reaches them all, and a closed pipe tells of any death,
+on any Unix.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_every_network_has_one_role() -> None:
     assert models.names("student") == ["espnet", "enet", "mobilenetv2"]
-    assert models.names("teacher") == ["pspnet", "fcn", "deeplabv3plus", "resnext101"]
+    assert models.names("teacher") == ["unet", "pspnet", "fcn", "deeplabv3plus", "resnext101"]
     assert models.names() == models.names("student") + models.names("teacher")
 
 
@@ -30,7 +30,7 @@ def test_a_spec_tells_what_is_known_without_building() -> None:
     [
         "import models; models.names(); models.spec('fcn')",
         "import models.commands",
-        "import models\ntry: models.create('unet')\nexcept Exception: pass",
+        "import models\ntry: models.create('nonet')\nexcept Exception: pass",
     ],
 )
 def test_naming_networks_loads_no_torch(code: str) -> None:
@@ -73,3 +73,17 @@ def test_a_network_without_classes_is_refused() -> None:
 def test_the_room_has_no_other_lazy_names() -> None:
     with pytest.raises(AttributeError, match="no attribute `tab`"):
         _ = models.tab
+
+
+def test_the_width_of_a_unet_is_chosen_within_bounds() -> None:
+    quarter = models.create("unet", 1, 3, width=16)
+    assert sum(weight.numel() for weight in quarter.parameters()) < 6_500_189 / 3.9
+    for width in (0, 3, 129, "wide"):
+        with pytest.raises(
+            InputError, match=f"option `width` of network `unet` is a whole number from 4 to 128.*{width}"
+        ):
+            models.create("unet", width=width)
+    with pytest.raises(InputError, match="network `pspnet` has no option `width`"):
+        models.create("pspnet", width=16)
+    with pytest.raises(InputError, match="network `unet` has no option `encoder`; its options: width"):
+        models.create("unet", encoder="resnet18")

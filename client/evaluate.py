@@ -23,11 +23,9 @@ from imaging.grid import to_native
 from imaging.metrics import case_metrics, mean_dice
 from imaging.slices import CachedCase
 from study.draws import generator
-from study.training import evaluating
+from study.prediction import logits_of
 from study.wire import Arrays, CaseMetrics, EvaluateReply, EvaluateRequest, digest, expect
 
-BATCH = 16
-"""Slices at once."""
 log = logging.getLogger("client")
 
 
@@ -39,23 +37,6 @@ class Evaluated:
     dice: float
     overlay: dict[str, NDArray[Any]]
     """`image` (n, H, W) float16, `reference` and `prediction` (n, H, W) uint8."""
-
-
-def logits_of(network: nn.Module, images: NDArray[np.float16]) -> NDArray[np.float32]:
-    """Logits (N, C, H, W) of prepared slices (N, H, W)."""
-    device = next(network.parameters()).device
-    with evaluating(network):
-        batches = [torch.from_numpy(images[i : i + BATCH].astype(np.float32)) for i in range(0, len(images), BATCH)]
-        return np.concatenate([network(batch[:, None].to(device)).float().cpu().numpy() for batch in batches])
-
-
-def validation_dice(network: nn.Module, scans: Scans, classes: int) -> float:
-    """Mean Dice over foreground classes and validation cases, on the network's own grid: quick."""
-    cache, values = scans.cache, []
-    for case in scans.parts["val"]:
-        prediction = logits_of(network, cache.images[case.start : case.stop]).argmax(1)
-        values.append(mean_dice(prediction, cache.masks[case.start : case.stop], classes=classes))
-    return float(np.mean(values))
 
 
 def evaluate(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,13 @@ from torch import nn
 import models
 from client.site import SiteConfig
 from imaging.errors import InputError
-from models.knowledge import attention_map, halved, region_contrast, scaled
+from models.knowledge import told
 from study.answers import Answers, AnswersHeader
 from study.training import evaluating, load_best, weights_hash
 from study.wire import Assignment, Shard
 
 BATCH = 16
 """Slices at once, always: a batch of another size may differ in its last bits."""
-TAPS = ("encoder", "decoder")
 
 
 def folder_of(config: SiteConfig, assignment: Assignment) -> Path:
@@ -80,20 +78,10 @@ class Teacher:
         device = next(self.network.parameters()).device
         images = torch.from_numpy(shard.images[part].astype(np.float32)).to(device)
         masks = torch.from_numpy(shard.masks[part]).to(device)
-        arrays: dict[str, NDArray[Any]] = {}
-        with ExitStack() as stack:
-            stack.enter_context(evaluating(self.network))
-            features = stack.enter_context(models.tap(self.network, TAPS)) if set(shard.wants) - {"logits"} else {}
-            logits = self.network(images)
-            arrays["logits"] = halved(logits).cpu().numpy()
-            for tap in features:
-                if "attention" in shard.wants:
-                    arrays[f"attention/{tap}"] = scaled(attention_map(features[tap], p=1)).half().cpu().numpy()
-                if "contrast" in shard.wants:
-                    contrast, valid = region_contrast(features[tap], masks, len(self.assignment.task.classes))
-                    arrays[f"contrast/{tap}"] = contrast.float().cpu().numpy()
-                    arrays[f"valid/{tap}"] = valid.cpu().numpy()
-        return arrays
+        classes = len(self.assignment.task.classes)
+        with evaluating(self.network):
+            found = told(self.network, images, masks, classes=classes, wants=shard.wants)
+        return {name: tensor.cpu().numpy() for name, tensor in found.items()}
 
 
 def load_teacher(config: SiteConfig, assignment: Assignment) -> Teacher:

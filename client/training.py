@@ -13,7 +13,6 @@ from monai.losses.dice import DiceCELoss
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from client.evaluate import validation_dice
 from client.scans import Scans
 from client.site import SiteConfig
 from client.status import Status
@@ -22,6 +21,7 @@ from imaging.augment import Augment, draw
 from imaging.errors import InputError
 from imaging.slices import SliceCache
 from study.draws import derived, generator
+from study.prediction import case_dice
 from study.training import Outcome, Progress, TrainPlan, fit, load_best, weights_hash
 from study.wire import Assignment, Card, Epoch
 
@@ -125,7 +125,7 @@ class Course:
                 identity=f"{self.folder.name}-{self.scans.identity()}",
             ),
             self.folder,
-            validate=lambda: validation_dice(network, self.scans, classes),
+            validate=lambda: case_dice(network, self.scans.cache, self.scans.parts["val"], classes),
             until=min(until_epoch, plan.epochs) * batches.steps,
             progress=lambda progress: _tell(progress, batches.steps, plan.epochs, status),
         )

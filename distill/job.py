@@ -24,7 +24,6 @@ from distill.history import History
 from distill.origin import Origin
 from distill.schemes.base import Scheme
 from distill.sources import StoredAnswers
-from distill.validation import case_dice
 from imaging.atomic import write_bytes, write_text
 from imaging.errors import InputError
 from imaging.lock import Lock
@@ -32,6 +31,7 @@ from imaging.slices import CachedCase, SliceCache
 from study.cohorts import lead_slices, lead_split
 from study.draws import derived
 from study.plan import NAME, Distill, Study
+from study.prediction import case_dice
 from study.training import Outcome, Progress, TrainPlan, cyclic_lr, fit, load_best, use_threads, weights_hash
 from study.wire import digest
 

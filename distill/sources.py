@@ -10,15 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import models
 from distill.schemes.base import TeacherBatch
 from distill.unpacked import Unpacked
 from imaging.slices import SliceCache
-from models.knowledge import attention_map, halved, region_contrast, scaled
+from models.knowledge import told
 from study.answers import CONTENTS
 
 Ids = NDArray[np.int64]
-TAPS = ("encoder", "decoder")
 
 
 class Teachers(Protocol):
@@ -42,22 +40,11 @@ class StoredAnswers:
 
     def answers(self, ids: Ids) -> TeacherBatch:
         """See `Teachers`."""
-        found = [one.rows(ids, self._contents) for one in self._unpacked]
-        names = found[0].keys()
-
-        def tensors(name: str) -> list[Tensor]:
-            return [torch.from_numpy(one[name]) for one in found]
-
-        def taps(group: str) -> list[str]:
-            return [name.partition("/")[2] for name in names if name.startswith(f"{group}/")]
-
-        return TeacherBatch(
-            logits=torch.stack(tensors("logits"), dim=1),
-            answered=torch.stack(tensors("answered"), dim=1),
-            attention={tap: tensors(f"attention/{tap}") for tap in taps("attention")},
-            contrast={tap: torch.stack(tensors(f"contrast/{tap}"), dim=1) for tap in taps("contrast")},
-            valid={tap: torch.stack(tensors(f"valid/{tap}"), dim=1) for tap in taps("valid")},
-        )
+        found = [
+            {name: torch.from_numpy(array) for name, array in one.rows(ids, self._contents).items()}
+            for one in self._unpacked
+        ]
+        return _batch(found, torch.stack([one.pop("answered") for one in found], dim=1))
 
 
 class LiveTeachers:
@@ -73,19 +60,23 @@ class LiveTeachers:
         """See `Teachers`; rounded as a site rounds."""
         images = torch.from_numpy(self._slices.images[ids]).float()[:, None]
         masks = torch.from_numpy(self._slices.masks[ids])
-        logits: list[Tensor] = []
-        maps: dict[str, list[Tensor]] = {tap: [] for tap in TAPS}
-        contrasts: dict[str, list[tuple[Tensor, Tensor]]] = {tap: [] for tap in TAPS}
-        for network in self._networks:
-            with models.tap(network, TAPS) as features:
-                logits.append(halved(network(images)))
-            for tap in TAPS:
-                maps[tap].append(scaled(attention_map(features[tap])).half())
-                contrasts[tap].append(region_contrast(features[tap], masks, self._classes))
-        return TeacherBatch(
-            logits=torch.stack(logits, dim=1),
-            answered=torch.ones(len(ids), len(logits), dtype=torch.bool),
-            attention=maps,
-            contrast={tap: torch.stack([rc for rc, _ in pairs], dim=1) for tap, pairs in contrasts.items()},
-            valid={tap: torch.stack([valid for _, valid in pairs], dim=1) for tap, pairs in contrasts.items()},
-        )
+        found = [told(one, images, masks, classes=self._classes, wants=CONTENTS) for one in self._networks]
+        return _batch(found, torch.ones(len(ids), len(found), dtype=torch.bool))
+
+
+def _batch(found: Sequence[Mapping[str, Tensor]], answered: Tensor) -> TeacherBatch:
+    """One dictionary a teacher, under the flat names of answers, as one batch; `answered` (N, T)."""
+
+    def taps(group: str) -> list[str]:
+        return [name.partition("/")[2] for name in found[0] if name.startswith(f"{group}/")]
+
+    def stacked(name: str) -> Tensor:
+        return torch.stack([one[name] for one in found], dim=1)
+
+    return TeacherBatch(
+        logits=stacked("logits"),
+        answered=answered,
+        attention={tap: [one[f"attention/{tap}"] for one in found] for tap in taps("attention")},
+        contrast={tap: stacked(f"contrast/{tap}") for tap in taps("contrast")},
+        valid={tap: stacked(f"valid/{tap}") for tap in taps("valid")},
+    )

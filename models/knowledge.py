@@ -1,4 +1,4 @@
-"""What a teacher tells of its features, and the student learns: attention maps and region contrast.
+"""What a teacher tells of slices, and the student learns: logits, attention maps and region contrast.
 
 The one copy of both: a site computes its answers with it and the central trainer the student's side, so that the two
 ends cannot drift apart. Half precision is raised to float32, also under autocast.
@@ -6,14 +6,41 @@ ends cannot drift apart. Half precision is raised to float32, also under autocas
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from contextlib import ExitStack
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from models.taps import tap
 
 NO_MASK = 255
 """Mask value of a slice that nobody has outlined."""
+TAPS = ("encoder", "decoder")
+"""Of each network's taps those that are told of."""
 SMALLEST_NORM = 1e-8
 """A region feature shorter than this has no direction to compare."""
+
+
+def told(
+    network: nn.Module, images: Tensor, masks: Tensor, *, classes: int, wants: Collection[str]
+) -> dict[str, Tensor]:
+    """What `network` tells of a batch of slices, on the network's device, under the flat names of answers.
+
+    Always `logits` (N, C, H, W) float16; where `wants` names them, for each tap `attention/TAP` (N, h, w) float16 with
+    its maximum at 1 in every slice, and `contrast/TAP` (N, P) float32 with `valid/TAP` (N, P) bool. Shapes: images
+    (N, 1, H, W) float32, masks (N, H, W) of class numbers or `NO_MASK`. The network is in evaluation mode already.
+    """
+    with ExitStack() as stack:
+        features = stack.enter_context(tap(network, TAPS)) if set(wants) - {"logits"} else {}
+        found = {"logits": halved(network(images))}
+    for name, maps in features.items():
+        if "attention" in wants:
+            found[f"attention/{name}"] = scaled(attention_map(maps)).half()
+        if "contrast" in wants:
+            found[f"contrast/{name}"], found[f"valid/{name}"] = region_contrast(maps, masks, classes)
+    return found
 
 
 def attention_map(features: Tensor, *, p: int = 1) -> Tensor:

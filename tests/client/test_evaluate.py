@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import models
-from client.evaluate import evaluate, evaluate_student, student_of, validation_dice
+from client.evaluate import evaluate, evaluate_student, student_of
 from client.scans import Scans, open_scans
 from client.site import SiteConfig
 from client.status import Status
 from imaging.errors import InputError
 from imaging.preprocess import Preprocess
+from study.prediction import case_dice
 from study.wire import EvaluateRequest
 from tests.client.hospital import CLASSES, make_assignment, write_site
 
@@ -64,7 +65,7 @@ def test_a_perfect_network_is_perfect_on_the_scans_own_voxels(site: tuple[SiteCo
         assert evaluated.metrics.metrics["dice"] == {"organ": 1.0, "lesion": 1.0}
         assert evaluated.metrics.metrics["hd95"] == {"organ": 0.0, "lesion": 0.0}
     assert sorted(e.metrics.slices for e in found) == sorted(c.stop - c.start for c in site[1].parts["test"])
-    assert validation_dice(Oracle(site[1]), site[1], 3) == 1
+    assert case_dice(Oracle(site[1]), site[1].cache, site[1].parts["val"], 3) == 1
 
 
 def test_the_order_is_the_same_for_every_network_and_not_that_of_the_ids(site: tuple[SiteConfig, Scans]) -> None:

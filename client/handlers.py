@@ -29,7 +29,7 @@ class Site:
         scans = self.scans(request.assignment)
         self._teacher = None
         card = Course(self.config, request.assignment, scans).teach(request.until_epoch, self.status)
-        return self.release("teach", body, card)
+        return self.release("teach", len(body), card)
 
     def answer(self, body: bytes) -> bytes:
         shard = Shard.unpack(body)
@@ -38,22 +38,22 @@ class Site:
         answers = self.config.policy.released(self.teacher(shard.assignment).answer(shard))
         self.status.set(shards=self.status.now.shards + 1)
         log.info("shard %d: %d slices answered", shard.index, len(shard.slice_ids))
-        return self.release("answer", body, answers.header, answers.arrays())
+        return self.release("answer", len(body), answers.header, answers.arrays())
 
     def evaluate(self, body: bytes) -> bytes:
         request, weights = unpack(body, EvaluateRequest)
         scans = self.scans(request.assignment)
         reply = evaluate_student(self.config, request, weights, scans, self.status)
-        return self.release("evaluate", body, reply)
+        return self.release("evaluate", len(body), reply)
 
-    def release(self, work: Work, body: bytes, header: Header, arrays: Arrays | None = None) -> bytes:
+    def release(self, work: Work, received: int, header: Header, arrays: Arrays | None = None) -> bytes:
         """The packed reply, once the audit log holds it; InputError, and nothing to send, where the log cannot."""
         reply = pack(header, arrays)
         audit.record(
             self.config.workspace,
             message=work,
             study=self.status.now.study,
-            received=len(body),
+            received=received,
             reply=reply,
             kind=type(header).__name__,
             arrays={name: list(array.shape) for name, array in (arrays or {}).items()},

@@ -49,10 +49,11 @@ class Service:
     async def _post(self, request: Request) -> Response:
         """The reply to one message; one that comes again while its work runs waits for the same reply."""
         work: Work = request.url.path.strip("/")  # type: ignore[assignment]  # the routes are Work's
+        received, body = await self._read(request)
         try:
-            body = await self._body(request)
+            self._site.config.policy.admit_bytes(received)
         except InputError as error:
-            return Response(self._fail(work, b"", error), 422)
+            return Response(self._fail(work, received, error), 422)
         key = f"{work}:{hashlib.sha256(body).hexdigest()}"
         future = self._running.get(key)
         if future is None:
@@ -61,14 +62,14 @@ class Service:
         status, reply = await asyncio.shield(asyncio.wrap_future(future))  # whoever hangs up cancels nobody's work
         return Response(reply, status, media_type="application/octet-stream")
 
-    async def _body(self, request: Request) -> bytes:
-        body, received, policy = bytearray(), 0, self._site.config.policy
+    async def _read(self, request: Request) -> tuple[int, bytes]:
+        """How long a message is, and as much of it as the policy admits."""
+        body, received, most = bytearray(), 0, self._site.config.policy.max_bytes
         async for chunk in request.stream():
             received += len(chunk)
-            if received <= policy.max_bytes:  # the rest is read and dropped: whoever still sends hears no refusal
+            if received <= most:  # the rest is read and dropped: whoever still sends hears no refusal
                 body += chunk
-        policy.admit_bytes(received)
-        return bytes(body)
+        return received, bytes(body)
 
     def _handle(self, work: Work, body: bytes) -> Reply:
         """One message in the worker; every fault becomes a `Failure` that holds nothing of a patient."""
@@ -79,20 +80,20 @@ class Service:
             log.info("%s: done in %.1f s, %d bytes leave", work, time.monotonic() - started, len(reply))
             return 200, reply
         except InputError as error:
-            return 422, self._fail(work, body, error)
+            return 422, self._fail(work, len(body), error)
         except Exception as error:
             log.exception("%s: unforeseen", work)
             what = f"an unforeseen fault of the site's service ({type(error).__name__})"
-            return 422, self._fail(work, body, InputError(what, fix="ask the site's engineer to read its service.log"))
+            return 422, self._fail(work, len(body), InputError(what, fix="ask the site's engineer to read its service.log"))
         finally:
             self._site.status.set(busy=None, doing="")
 
-    def _fail(self, work: Work, body: bytes, error: InputError) -> bytes:
+    def _fail(self, work: Work, received: int, error: InputError) -> bytes:
         """The failure as a reply; where it happened stays in the log."""
         log.warning("%s: %s", work, error)
         failure = Failure(cause=error.what, site=self._site.config.name, remedy=error.fix or "")
         try:
-            return self._site.release(work, body, failure)
+            return self._site.release(work, received, failure)
         except InputError as unrecorded:  # these words are ours and the same for all, so they may leave unrecorded
             log.critical("%s", unrecorded)
             failure = Failure(cause=unrecorded.what, site=self._site.config.name, remedy=unrecorded.fix or "")

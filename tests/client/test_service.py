@@ -210,6 +210,8 @@ def test_a_failure_names_cause_site_and_remedy_and_no_patient(  # noqa: PLR0917
     assert not [name for name in names if name.encode() in response.content]
     log = (config.workspace / "service.log").read_text()
     assert failure.cause in log
+    last = json.loads((config.workspace / "audit.jsonl").read_text().splitlines()[-1])
+    assert (last["kind"], last["bytes_in"]) == ("Failure", len(body))
 
 
 def test_every_reply_stands_in_the_audit_log(door: Door, card: Card, config: SiteConfig) -> None:

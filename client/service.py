@@ -84,7 +84,9 @@ class Service:
         except Exception as error:
             log.exception("%s: unforeseen", work)
             what = f"an unforeseen fault of the site's service ({type(error).__name__})"
-            return 422, self._fail(work, len(body), InputError(what, fix="ask the site's engineer to read its service.log"))
+            return 422, self._fail(
+                work, len(body), InputError(what, fix="ask the site's engineer to read its service.log")
+            )
         finally:
             self._site.status.set(busy=None, doing="")
 

@@ -12,6 +12,7 @@ import pytest
 from imaging.errors import InputError
 from server.cards import write_card
 from server.collect import open_store
+from study.answers import Answers
 from study.cohorts import lead_slices, lead_split
 from study.wire import Shard
 from tests.server.loopback import SITES
@@ -114,6 +115,24 @@ def test_a_reply_that_does_not_fit_is_rejected_and_asked_again(
     assert (rejected["site"], rejected["message"]) == ("hospital-b", "shard 0")
     assert cause in rejected["cause"]
     assert open_store(bench.study, bench.run).missing("hospital-b", 4) == []
+
+
+@pytest.mark.parametrize("unforeseen", [ValueError, TypeError, KeyError])
+def test_a_reply_that_nobody_foresaw_costs_that_reply_only(
+    trained: Make, monkeypatch: pytest.MonkeyPatch, unforeseen: type[Exception]
+) -> None:
+    bench, unpack, faults = trained(), Answers.unpack, [unforeseen("dtype")]
+
+    def fail_once(body: bytes, shard: Shard) -> Answers:
+        if faults:
+            raise faults.pop()
+        return unpack(body, shard)
+
+    monkeypatch.setattr("server.collect.Answers.unpack", fail_once)
+    bench.conduct("collect")
+    (rejected,) = bench.events("rejected")
+    assert "cannot be understood" in rejected["cause"]
+    assert all(open_store(bench.study, bench.run).missing(site, 4) == [] for site in SITES)
 
 
 def test_a_teacher_that_has_not_finished_is_not_asked(trained: Make) -> None:

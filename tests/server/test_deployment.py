@@ -13,6 +13,7 @@ import pytest
 from flwr.common.config import parse_config_args
 from flwr.common.constant import FAB_MAX_SIZE
 
+from imaging.errors import InputError
 from server.deployment import ROOMS, Coordinator, Hospital, assemble, environment, free_ports
 from server.federation import SOCKET_BYTES, json_in, socket_path
 
@@ -99,3 +100,18 @@ def test_what_flower_refuses_is_told() -> None:
     assert json_in('Loading…\n{"success": true, "run-id": "7"}')["run-id"] == "7"
     with pytest.raises(Exception, match="Flower refused: no such connection"):
         json_in('{"success": false, "error-message": "no such connection"}')
+
+
+def test_sockets_lie_in_no_folder_that_others_can_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    deep = Path("/" + "very-deep/" * 12)
+    folder = socket_path(deep, "hospital-a").parent
+    assert folder.parent == tmp_path
+    folder.chmod(0o755)
+    with pytest.raises(InputError, match="is not a folder that only you can open"):
+        socket_path(deep, "hospital-a")
+    folder.rmdir()
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="is not a folder that only you can open"):
+        socket_path(deep, "hospital-a")

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from imaging.errors import InputError
 from server.hospitals import cohorts, write_site
+from server.simulation import simulate
 from study.plan import Study
 
 
@@ -63,3 +65,18 @@ def test_a_site_reads_its_phantoms_or_the_folder_that_the_study_names(tmp_path: 
 def test_a_site_without_scans_cannot_be_simulated(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="site hospital-b has no `source`"):
         write_site(study(), tmp_path, "hospital-b", Path("/run/s.sock"))
+
+
+@pytest.mark.parametrize(
+    ("site", "words"),
+    [
+        ({}, "site hospital-b has no `source`"),
+        ({"source": {"folder": "/nowhere/b"}}, "/nowhere/b: the scans of site hospital-b are missing"),
+        ({"source": {"phantom": "promise12", "cases": 1}}, "/scans: the scans of the student's source 2 are missing"),
+    ],
+)
+def test_missing_scans_are_told_before_anything_is_written(tmp_path: Path, site: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        simulate(study(**site), tmp_path / "run", Console(quiet=True))
+    assert not (tmp_path / "run" / "hospitals").exists()
+    assert not (tmp_path / "run" / "lead").exists()

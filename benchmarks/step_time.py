@@ -27,9 +27,8 @@ from client.teacher import Teacher
 from distill.batches import TrainingBatches
 from distill.job import Job, prepare, train_plan
 from imaging.slices import SliceCache
-from study.cohorts import assignment, lead_slices, make_shard, shards
+from study.cohorts import assignment, lead_slices, make_shard, open_store, shards
 from study.plan import Study
-from study.store import AnswerStore
 from study.training import Progress, fit, use_threads
 from study.wire import Card
 
@@ -102,7 +101,7 @@ def make_study(student: str, scans: Path, chosen: argparse.Namespace) -> Study:
 
 def collect(study: Study, run: Path, slices: SliceCache) -> None:
     """Three fresh teachers' answers, into the store."""
-    store = AnswerStore(run / "store", shard_slices=study.federation.shard_slices)
+    store = open_store(study, run, slices)
     for number, site in enumerate(SITES):
         asks = assignment(study, site)
         torch.manual_seed(number)

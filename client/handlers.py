@@ -49,16 +49,23 @@ class Site:
     def release(self, work: Work, received: int, header: Header, arrays: Arrays | None = None) -> bytes:
         """The packed reply, once the audit log holds it; InputError, and nothing to send, where the log cannot."""
         reply = pack(header, arrays)
+        shapes = {name: list(array.shape) for name, array in (arrays or {}).items()}
+        self.record(work, received, reply, kind=type(header).__name__, arrays=shapes)
+        return reply
+
+    def record(
+        self, work: Work, received: int, reply: bytes, *, kind: str, arrays: dict[str, list[int]] | None = None
+    ) -> None:
+        """Enter a reply into the audit log before it leaves; InputError, and nothing may leave, where that fails."""
         audit.record(
             self.config.workspace,
             message=work,
             study=self.status.now.study,
             received=received,
             reply=reply,
-            kind=type(header).__name__,
-            arrays={name: list(array.shape) for name, array in (arrays or {}).items()},
+            kind=kind,
+            arrays=arrays or {},
         )
-        return reply
 
     def scans(self, assignment: Assignment) -> Scans:
         """The site's scans as this study sees them; read once, then kept open."""

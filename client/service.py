@@ -55,11 +55,17 @@ class Service:
         except InputError as error:
             return Response(self._fail(work, received, error), 422)
         key = f"{work}:{hashlib.sha256(body).hexdigest()}"
-        future = self._running.get(key)
-        if future is None:
-            future = self._running[key] = self._worker.submit(self._handle, work, body)
+        running = self._running.get(key)
+        future = running or self._worker.submit(self._handle, work, body)
+        if running is None:
+            self._running[key] = future
             future.add_done_callback(lambda _: self._running.pop(key, None))
         status, reply = await asyncio.shield(asyncio.wrap_future(future))  # whoever hangs up cancels nobody's work
+        try:
+            if running:
+                self._site.record(work, received, reply, kind="the same again")
+        except InputError as error:
+            return Response(self._fail(work, received, error), 422)
         return Response(reply, status, media_type="application/octet-stream")
 
     async def _read(self, request: Request) -> tuple[int, bytes]:

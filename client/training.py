@@ -20,6 +20,7 @@ from client.teacher import build, folder_of
 from imaging.augment import Augment, draw
 from imaging.errors import InputError
 from imaging.slices import SliceCache
+from study.checkpoint import begun
 from study.draws import derived, generator
 from study.prediction import case_dice
 from study.training import Outcome, Progress, TrainPlan, fit, load_best, weights_hash
@@ -112,7 +113,7 @@ class Course:
         batches, plan = self.batches, self.assignment.teacher
         steps, classes = plan.epochs * batches.steps, len(self.assignment.task.classes)
         torch.manual_seed(derived(batches.seed, "weights"))
-        network = build(self.assignment, fresh=not self.folder.exists())
+        network = build(self.assignment, fresh=not begun(self.folder))
         outcome = fit(
             Supervised(network),
             batches,

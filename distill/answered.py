@@ -13,7 +13,7 @@ from distill.sources import StoredAnswers
 from distill.unpacked import Unpacked
 from imaging.errors import InputError
 from imaging.slices import SliceCache
-from study.cohorts import shards
+from study.cohorts import open_store, shards
 from study.plan import Study
 from study.run import Run, left_out
 from study.store import AnswerStore
@@ -29,7 +29,7 @@ def open_answers(
     Raises: InputError when no or too few sites have answered, a site's answers are not complete although it was not
     left out, one is damaged, or a site's policy withheld what the scheme needs.
     """
-    store = AnswerStore(run_folder / "store", shard_slices=study.federation.shard_slices)
+    store = open_store(study, run_folder, slices)
     sites = answering(study, Run(run_folder), store, len(shards(study, slices)))
     if needs.teachers == "one":
         sites = [single_teacher(study, store, sites)]

@@ -91,6 +91,9 @@ def changed(study: Study, settings: list[str], label: str | None) -> Study:
             place = place.get(table) if isinstance(place, dict) else None
         if not found or not isinstance(place, dict):
             raise InputError(f"`--set {setting}` is not KEY=VALUE of `[distill]`", fix="such as --set amtkd.alpha=0")
+        if (*tables, name) == ("split",):
+            fix = "change it in the study, and simulate that into another folder"
+            raise InputError("`split` decides which slices the sites were asked about", fix=fix)
         place[name] = _value(value)
     try:
         return study.model_copy(update={"distill": Distill.model_validate(plan)})

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from numpy.typing import NDArray
 
 from distill import report_figures as figures
+from distill.card import read_card
 from distill.report_tables import Cell, cell, class_means, pooled
 from imaging.atomic import write_text
 from imaging.errors import InputError
@@ -79,11 +80,13 @@ def _content(run: Path, study: Study) -> dict[str, Any]:
 
 
 def evaluations(run: Path) -> dict[str, dict[str, EvaluateReply]]:
-    """Scheme → site → what that site replied of its patients."""
+    """Scheme → site → what that site replied of its patients; not of a student that was trained anew since."""
     found: dict[str, dict[str, EvaluateReply]] = {}
     for path in sorted((run / "evaluation").glob("*/*.json")):
-        reply = EvaluateReply.model_validate_json(path.read_text(encoding="utf-8"))
-        found.setdefault(path.parent.name, {})[reply.site] = reply
+        reply, label = EvaluateReply.model_validate_json(path.read_text(encoding="utf-8")), path.parent.name
+        student = read_card(run / "distill" / label)
+        if student is not None and student.weights_hash == reply.weights_hash:
+            found.setdefault(label, {})[reply.site] = reply
     return found
 
 

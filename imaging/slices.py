@@ -7,6 +7,7 @@ It holds a site's own patients, and stays there.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -66,6 +67,10 @@ class SliceCache:
             raise ValueError(f"case {case.id} has no mask, or the cache was built without native masks")
         return native
 
+    def identity(self) -> str:
+        """32 hex digits from the content of all cases, in their order, and how they were prepared."""
+        return hashlib.sha256(json.dumps([case.key for case in self.cases]).encode()).hexdigest()[:32]
+
     def part(self, case: CachedCase) -> Part:
         """The case alone, its slices counted from 0."""
         n, span = case.stop - case.start, slice(case.start, case.stop)
@@ -117,11 +122,11 @@ class SliceCache:
         workshop = folder.with_name(f".{folder.name}.parts")
         parts, problems = [], []
         for done, case in enumerate(cases, 1):
-            part = _part(case, recipe, former, workshop)
-            if isinstance(part, Problem):
-                problems.append(part)
-            else:
-                parts.append(part)
+            try:
+                parts.append(_part(case, recipe, former, workshop))
+            except (InputError, OSError) as error:
+                problems.append(_problem(error, case))
+                stamp = "" if _may_pass(error) else stamp  # so that the next build tries this case again
             if progress:
                 progress(done, len(cases))
         if not parts:
@@ -142,22 +147,29 @@ class SliceCache:
             return None
 
 
-def _part(case: Case, recipe: Recipe, former: SliceCache | None, workshop: Path) -> Part | Problem:
-    """The case from the former cache, from an interrupted build, or from its own files; or why it cannot be used."""
-    try:
-        key = recipe.key(case)
-        for cached in former.cases if former else ():
-            if former and cached.key == key:
-                return former.part(cached)
-        if (workshop / key).exists():
-            return read_part(workshop / key)
-        part = recipe.prepare(case, key)
-    except InputError as error:
+def _part(case: Case, recipe: Recipe, former: SliceCache | None, workshop: Path) -> Part:
+    """The case from the former cache, from an interrupted build, or from its own files."""
+    key = recipe.key(case)
+    for cached in former.cases if former else ():
+        if former and cached.key == key:
+            return former.part(cached)
+    if (workshop / key).exists():
+        return read_part(workshop / key)
+    return write_part(recipe.prepare(case, key), workshop / key)
+
+
+def _problem(error: InputError | OSError, case: Case) -> Problem:
+    """Why the case cannot be used."""
+    if isinstance(error, InputError):
         return Problem.of(error, case.files[0])
-    except OSError as error:
-        what = f"cannot be read ({error.strerror or type(error).__name__})"
-        return Problem(what, case.files[0], "see that the file is there and may be read")
-    return write_part(part, workshop / key)
+    what = f"cannot be read ({error.strerror or type(error).__name__})"
+    return Problem(what, case.files[0], "see that the file is there and may be read")
+
+
+def _may_pass(error: InputError | OSError) -> bool:
+    """Whether it is the disk's fault or the network's, and no file's."""
+    cause = error.__cause__ if isinstance(error, InputError) else error
+    return isinstance(cause, OSError) and cause.errno is not None
 
 
 def _assemble(parts: Sequence[Part], note: dict[str, Any], folder: Path) -> None:

@@ -196,8 +196,8 @@ def check_options(entry: Spec, options: Mapping[str, str | int]) -> None:
             has = f"its options: {', '.join(entry.options)}" if entry.options else "it takes no options"
             raise InputError(f"network `{entry.name}` has no option `{option}`", fix=has)
     if "width" in options and options["width"] not in entry.widths:
-        allowed = f"a whole number from {entry.widths[0]} to {entry.widths[-1]}"
-        raise InputError(f"option `width` of network `{entry.name}` is {allowed}, not {options['width']!r}")
+        fix = f"write a whole number from {entry.widths[0]} to {entry.widths[-1]}, such as `width = 16`"
+        raise InputError(f"option `width` of network `{entry.name}` cannot be {options['width']!r}", fix=fix)
     if not isinstance(options.get("encoder", ""), str):
         raise InputError(f"option `encoder` of network `{entry.name}` is a name", fix='write `encoder = "resnet18"`')
     if set(str(options.get("encoder", ""))) & set(":/\\"):

@@ -9,10 +9,9 @@ from imaging.errors import InputError
 from server.cards import finished, read_card
 from server.exchange import Ask
 from study.answers import Answers
-from study.cohorts import assignment, lead_slices, make_shard, shards
+from study.cohorts import assignment, lead_slices, make_shard, open_store, shards
 from study.plan import Study
 from study.run import Run
-from study.store import AnswerStore
 from study.wire import Shard
 
 
@@ -35,7 +34,7 @@ class Collection:
             raise InputError(what, where=run.folder, fix="run the phase `train` first")
         self.cache = lead_slices(study, run.folder)
         self.shards = shards(study, self.cache)
-        self.store = open_store(study, run)
+        self.store = open_store(study, run.folder, self.cache)
         run.event("asking", shards=len(self.shards), slices=sum(map(len, self.shards)), sites=teachers)
         self.sites = [site for site in teachers if self.store.missing(site, len(self.shards))]
         self.settled = len(teachers) - len(self.sites)
@@ -60,8 +59,3 @@ class Collection:
 
     def _pack(self, site: str, index: int) -> bytes:
         return self._shard(site, index).pack()
-
-
-def open_store(study: Study, run: Run) -> AnswerStore:
-    """The run's answers."""
-    return AnswerStore(run.folder / "store", shard_slices=study.federation.shard_slices)

@@ -113,6 +113,8 @@ class Exchange:
             self.traffic.count(pending.site, received=len(reply.body))
             pending.ask.take(reply.body)
         except InputError as error:
+            if isinstance(error.__cause__, OSError):  # our own disk's fault, and no site's
+                raise
             self._reject(pending, error)
         except (ValueError, TypeError, KeyError) as error:  # a reply that we failed to foresee costs that reply only
             self._reject(pending, InputError(f"a reply that cannot be understood ({error!r})", fix=ASK_ENGINEER))

@@ -9,6 +9,7 @@ on any Unix.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -17,9 +18,11 @@ from pathlib import Path
 
 
 def main(record: Path) -> None:
-    """Nothing is left to kill where `record` is gone: its owner ended well."""
+    """Nothing is left to kill where `record` is gone (its owner ended well), or a later simulation holds the folder."""
     sys.stdin.buffer.read()
     try:
+        lock = record.with_suffix(".lock").open("r+", encoding="utf-8")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         groups = [entry["pid"] for entry in json.loads(record.read_text(encoding="utf-8"))]
     except (OSError, ValueError):
         return

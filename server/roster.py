@@ -40,11 +40,11 @@ class Roster:
                 missing.remove(site)
                 self.hear(site)
                 self.run.event("site-joined", site=site)
-            if not missing:
-                return
-            if self.clock() >= deadline:
+            if not missing or self.clock() >= deadline:
                 break
             sleep(LOOK_S)
+        for site in self.sites:
+            self.hear(site)  # nobody was asked anything while the last one was waited for
         for site in sorted(missing):
             cause = f"its node did not connect within {patience_s:.0f} s"
             self.leave_out(site, cause, "start the node there, with the key that was registered for this site")

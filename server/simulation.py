@@ -12,7 +12,6 @@ from rich.console import Console
 
 from imaging.errors import InputError
 from server.cards import card_path, finished
-from server.collect import open_store
 from server.evaluate import Evaluation
 from server.federation import Federation
 from server.hospitals import Cohort, cohorts, cores, preceptor, write_site
@@ -21,7 +20,7 @@ from server.screen import Screen
 from server.train import Training
 from server.watch import Watch
 from server.words import PARTS
-from study.cohorts import lead_slices
+from study.cohorts import lead_slices, open_store, shards
 from study.plan import FolderSource, Study
 from study.run import Run, create_or_resume
 
@@ -62,7 +61,7 @@ class Simulation:
                 self.processes.complete(
                     list(jobs), tick=self.screen.tick, at_once=cores(), done=lambda job: self._written(jobs[job])
                 )
-        lead_slices(self.study, self.run.folder, progress=lambda done, cases: self.screen.tick())
+        self.slices = lead_slices(self.study, self.run.folder, progress=lambda done, cases: self.screen.tick())
 
     def _written(self, cohort: Cohort) -> None:
         cohort.mark()
@@ -125,10 +124,9 @@ class Simulation:
         return [site.name for site in self.study.sites if finished(self.run.folder, site.name)]
 
     def _answers_missing(self) -> bool:
-        """Whether a finished teacher has shards to answer, told without reading the student's scans."""
-        asked = self.run.events("asking")
-        store = open_store(self.study, self.run)
-        return not asked or any(store.missing(site, asked[-1]["shards"]) for site in self._teachers())
+        """Whether a finished teacher has shards to answer."""
+        store, asked = open_store(self.study, self.run.folder, self.slices), len(shards(self.study, self.slices))
+        return any(store.missing(site, asked) for site in self._teachers())
 
     def _distilled(self, scheme: str) -> bool:
         """Whether the student is there, and no answer came after it."""
@@ -155,6 +153,9 @@ class Simulation:
             yield
         except InputError as error:
             fault = {"cause": error.what, "remedy": error.fix}
+            raise
+        except BaseException:
+            fault = {"cause": "it was stopped", "remedy": "run the same command again to go on"}
             raise
         finally:
             self.run.event("phase-ended", phase=part, seconds=round(time.monotonic() - started, 2), fault=fault)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +66,33 @@ class State:
         self.seconds += seconds
 
     def judge(self, dice: float | None, network: nn.Module, *, seconds: float) -> Validation:
-        """Enter a validation into the history; a better one than all before makes these weights the best."""
+        """Enter a validation into the history; these weights are the best where Dice, smoothed, is higher than ever."""
         since = self.step - (self.history[-1].step if self.history else 0)
         terms = {name: total / since for name, total in self.sums.items()}
         validation = Validation(self.step, terms, dice, self.seconds + seconds)
         self.history.append(validation)
         self.sums, self.seconds = {}, 0.0
+        *earlier, trend = smoothed([past.dice for past in self.history if past.dice is not None]) or [0.0]
         if dice is None:
             self.best_step = self.step
-        elif self.best_dice is None or dice > self.best_dice:
+        elif not earlier or trend > max(earlier):
             self.best_step, self.best_dice = self.step, dice
             self.best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         return validation
+
+
+def smoothed(dice: list[float], *, keep: float = 0.9) -> list[float]:
+    """Each Dice beside its past: `keep` of the value before, the rest of its own.
+
+    The one lucky epoch of a validation on few patients is not taken for the best. Source: nnU-Net (Isensee et al. 2021)
+    picks its best checkpoint so.
+    """
+    return list(accumulate(dice, lambda past, new: keep * past + (1 - keep) * new))
+
+
+def begun(folder: Path) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return (folder / FILE).exists()
 
 
 def save(

@@ -15,6 +15,7 @@ from imaging.errors import InputError
 from imaging.slices import CachedCase, SliceCache
 from study.plan import PhantomSource, Source, Study
 from study.run import Run
+from study.store import AnswerStore
 from study.wire import Assignment, Shard
 
 Ids = NDArray[np.int64]
@@ -67,6 +68,11 @@ def shards(study: Study, cache: SliceCache) -> list[Ids]:
     """Numbers of the slices to be answered, in order, `federation.shard_slices` to a shard; the last may hold fewer."""
     train, size = lead_split(study, cache)["train"], study.federation.shard_slices
     return [train[start : start + size] for start in range(0, len(train), size)]
+
+
+def open_store(study: Study, run_folder: Path, cache: SliceCache) -> AnswerStore:
+    """The run's answers about those slices."""
+    return AnswerStore(run_folder / "store", shard_slices=study.federation.shard_slices, slices=cache.identity())
 
 
 def assignment(study: Study, site: str) -> Assignment:

@@ -37,17 +37,21 @@ class Notes(Header):
     card: Card
     arrays: dict[str, Row]
     shard_slices: int
+    slices: str
+    """Identity of the slices that are answered about."""
 
 
 class AnswerStore:
     """Answers by site and shard; memory holds one shard at a time.
 
     `<site>/round-000/` holds `slice_ids`, `logits`, `attention/<tap>`, … of all slices, `shard_slices` to a chunk, and
-    in its attributes the teacher's card. A shard counts once its checksum is there, and every read compares it.
+    in its attributes the teacher's card. `slices` is the identity of what is asked about: answers about
+    anything else are refused. A shard counts once its checksum is there, and every read compares it.
     """
 
-    def __init__(self, folder: Path, *, shard_slices: int, round_index: int = 0) -> None:
-        self.folder, self.shard_slices, self.round_name = folder, shard_slices, f"round-{round_index:03d}"
+    def __init__(self, folder: Path, *, shard_slices: int, slices: str, round_index: int = 0) -> None:
+        self.folder, self.shard_slices, self.slices = folder, shard_slices, slices
+        self.round_name = f"round-{round_index:03d}"
 
     def sites(self) -> list[str]:
         """Sites with answers here, in alphabetical order."""
@@ -58,9 +62,13 @@ class AnswerStore:
         return self._notes(site).card
 
     def checksums(self, site: str) -> dict[str, str]:
-        """SHA-256 of every shard that is there, by its number: they change whenever the answers do."""
+        """SHA-256 of every shard that is there, by its number: they change whenever the answers do.
+
+        Raises: InputError when the answers are about other slices, or lie in shards of another size.
+        """
         if site not in self.sites():
             return {}
+        self._notes(site)
         marks = [mark.tobytes() for mark in self._rows(site, CHECKSUM, slice(None))]
         return {str(index): mark.hex() for index, mark in enumerate(marks) if mark != ABSENT}
 
@@ -129,7 +137,7 @@ class AnswerStore:
             )
         rows = {name: Row(dtype=array.dtype.name, shape=array.shape[1:]) for name, array in sorted(arrays.items())}
         if header.site not in self.sites():
-            self._create(Notes(card=card, arrays=rows, shard_slices=self.shard_slices))
+            self._create(Notes(card=card, arrays=rows, shard_slices=self.shard_slices, slices=self.slices))
         earlier, fix = self._notes(header.site), f"remove {self.folder / header.site} and collect again"
         if earlier.card.weights_hash != header.weights_hash:
             raise InputError("the teacher has changed since its first answers", where=f"site {header.site}", fix=fix)
@@ -180,9 +188,13 @@ class AnswerStore:
             notes = Notes.model_validate(zarr.open_group(self._path(site), mode="r").attrs.asdict())
         except Exception as error:
             raise self._unreadable(site, error) from error
+        fix = f"remove {self.folder / site} and collect again"
         if notes.shard_slices != self.shard_slices:
             what = f"answers lie in shards of {notes.shard_slices} slices, the study has {self.shard_slices}"
-            raise InputError(what, where=self._path(site), fix=f"remove {self.folder / site} and collect again")
+            raise InputError(what, where=self._path(site), fix=fix)
+        if notes.slices != self.slices:
+            what = f"site {site} has answered about other scans of the student than those there are now"
+            raise InputError(what, where=self._path(site), fix=f"bring the scans back, or {fix}")
         return notes
 
     def _rows(self, site: str, name: str, rows: slice) -> NDArray[Any]:

@@ -243,4 +243,4 @@ def check_options(model: str, options: Options) -> None:
     try:
         models.check_options(models.spec(model), options)
     except InputError as error:
-        raise ValueError(f"{error.what}; {error.fix}") from error
+        raise ValueError(str(error)) from error

@@ -20,7 +20,7 @@ from client.teacher import Teacher
 from distill.schemes.base import Batch, TeacherBatch
 from imaging.slices import SliceCache
 from study.answers import CONTENTS
-from study.cohorts import assignment, lead_slices, make_shard
+from study.cohorts import assignment, lead_slices, make_shard, open_store
 from study.cohorts import shards as all_shards
 from study.plan import Distill, Study
 from study.run import create_or_resume
@@ -94,7 +94,7 @@ class MadeRun:
 
     @property
     def store(self) -> AnswerStore:
-        return AnswerStore(self.folder / "store", shard_slices=self.study.federation.shard_slices)
+        return open_store(self.study, self.folder, self.slices)
 
     def changed(self, **distill: object) -> Study:
         """The study with other values in `[distill]`."""

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 import models
 from distill import schemes
 from distill.card import StudentCard
+from distill.commands import changed
 from distill.job import run_job
 from imaging.errors import InputError
 from imaging.lock import Lock
@@ -183,3 +184,10 @@ def test_an_unknown_scheme_writes_nothing(make_run: MakeRun) -> None:
     with pytest.raises(InputError, match="site north has answered 0 of 3 shards"):
         run_job(run.study, run.folder, "uniform")
     assert not list((run.folder / "distill").glob("[!.]*"))
+
+
+def test_what_the_sites_were_asked_about_cannot_be_set_for_one_job(make_run: MakeRun) -> None:
+    run = make_run()
+    assert changed(run.study, ["amtkd.alpha=0"], "x").distill.amtkd.alpha == 0
+    with pytest.raises(InputError, match=r"`split` decides which slices the sites were asked about; change it in"):
+        changed(run.study, ["split=[0.8, 0.2, 0.0]"], "x")

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.report import write_report
+from distill.card import StudentCard, write_card
+from distill.report import evaluations, write_report
 from distill.report_tables import cell, pooled
 from imaging.errors import InputError
-from study.plan import read_study
+from study.plan import Distill, read_study
 from study.run import create_or_resume
 from study.wire import Card, CaseMetrics, Epoch, EvaluateReply
 
@@ -23,6 +24,14 @@ SITES = ("hospital-a", "hospital-b", "hospital-c")
 def case(dice: float | None, hd95: float | None = 3.0) -> CaseMetrics:
     metrics = {"dice": dice, "iou": 0.5, "voe": 0.5, "hd95": hd95, "assd": 1.0}
     return CaseMetrics(metrics={name: {"prostate": value} for name, value in metrics.items()}, slices=7)
+
+
+def student(label: str) -> StudentCard:
+    return StudentCard(
+        label=label, scheme=label, study="prostate", seed=0, model="espnet", options={}, classes=["bg", "prostate"],
+        preprocess={}, parameters=9, steps=4, best_step=4, val_dice=None, history=[], seconds=1.0,
+        weights_hash="b" * 64, teachers=[], settings=Distill(),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -38,6 +47,7 @@ def run(tmp_path: Path) -> Path:
         )  # fmt: skip
         _write(tmp_path / "teachers" / f"{site}.json", card.model_dump_json())
         for label, dice in (("supervised", 0.5), ("amtkd", 0.7)):
+            write_card(tmp_path / "distill" / label, student(label))
             reply = EvaluateReply(
                 site=site, label=label, weights_hash="b" * 64, val=[],
                 test=[case(dice + 0.01 * number), case(dice - 0.01 * number, None)],
@@ -62,6 +72,14 @@ def run(tmp_path: Path) -> Path:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def test_figures_of_a_student_that_was_trained_anew_are_left_out(run: Path) -> None:
+    assert set(evaluations(run)) == {"amtkd", "supervised"}
+    write_card(run / "distill" / "amtkd", student("amtkd").model_copy(update={"weights_hash": "c" * 64}))
+    assert set(evaluations(run)) == {"supervised"}
+    (run / "distill" / "supervised" / "student.json").unlink()
+    assert evaluations(run) == {}
 
 
 def test_the_report_holds_the_figures_of_the_run(run: Path) -> None:

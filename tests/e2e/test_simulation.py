@@ -17,9 +17,8 @@ import pytest
 
 from client.site import read_site
 from client.teacher import load_teacher
-from server.collect import open_store
 from server.evaluate import evaluated, students
-from study.cohorts import assignment, lead_slices, make_shard, shards
+from study.cohorts import assignment, lead_slices, make_shard, open_store, shards
 from study.run import Run, events
 from study.training import use_threads
 from study.wire import Card, digest
@@ -119,7 +118,7 @@ def check_results(run: Path) -> None:
     study = Run(run).study
     cards = [Card.model_validate_json((run / "teachers" / f"{site}.json").read_text()) for site in SITES]
     assert [(card.epochs, card.finished) for card in cards] == [(2, True)] * 2
-    store = open_store(study, Run(run))
+    store = open_store(study, run, lead_slices(study, run))
     shards = of(run, "asking")[-1]["shards"]
     assert shards >= 2
     assert all(store.missing(site, shards) == [] for site in SITES)
@@ -133,7 +132,7 @@ def check_results(run: Path) -> None:
 
 def check_answers_against_live_teachers(run: Path) -> None:
     """What the store holds is what the same teachers say when asked here and now, bit for bit."""
-    study, store = Run(run).study, open_store(Run(run).study, Run(run))
+    study, store = Run(run).study, open_store(Run(run).study, run, lead_slices(Run(run).study, run))
     cache = lead_slices(study, run)
     for site in SITES:
         config = read_site(run / "hospitals" / site / "site.toml")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from imaging.errors import InputError
 from imaging.grid import to_native
 from imaging.metrics import mean_dice
 from imaging.preprocess import Preprocess, prepare
+from imaging.slice_parts import Part, Recipe
 from imaging.slices import CachedCase, SliceCache
 
 PLAN = Preprocess(size=(19, 23), spacing_mm=(1.0, 1.0))
@@ -120,6 +122,25 @@ def test_native_masks_are_left_out_where_nobody_asks(scans: Path, tmp_path: Path
     assert names(tmp_path / "cache" / "native") == []
     with pytest.raises(ValueError, match="without native masks"):
         cache.native_mask(cache.cases[0])
+
+
+def test_a_case_that_a_failing_disk_took_away_is_tried_again(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = cases_of(scans)
+
+    def fail(recipe: Recipe, case: Case, key: str) -> Part:
+        if case.id == cases[1].id:
+            raise InputError("cannot be read") from OSError(errno.EIO, "Input/output error")
+        return prepared(recipe, case, key)
+
+    prepared = Recipe.prepare
+    with monkeypatch.context() as broken:
+        broken.setattr(Recipe, "prepare", fail)
+        first = build(tmp_path, cases)
+    assert [len(first.cases), len(first.problems)] == [2, 1]
+    again = build(tmp_path, cases)
+    assert [len(again.cases), len(again.problems)] == [3, 0]
 
 
 def test_progress_is_told_case_by_case(scans: Path, tmp_path: Path) -> None:

@@ -11,19 +11,23 @@ import pytest
 
 from imaging.errors import InputError
 from server.cards import write_card
-from server.collect import open_store
 from study.answers import Answers
-from study.cohorts import lead_slices, lead_split
+from study.cohorts import lead_slices, lead_split, open_store
+from study.store import AnswerStore
 from study.wire import Shard
 from tests.server.loopback import SITES
 
 Make = Callable[..., Any]
 
 
+def store_of(bench: Any) -> AnswerStore:
+    return open_store(bench.study, bench.run.folder, lead_slices(bench.study, bench.run.folder))
+
+
 def test_the_store_holds_what_the_sites_answered(trained: Make) -> None:
     bench = trained()
     bench.conduct("collect")
-    store = open_store(bench.study, bench.run)
+    store = store_of(bench)
     train = lead_split(bench.study, lead_slices(bench.study, bench.run.folder))["train"]
     for number, site in enumerate(SITES):
         answers = list(store.in_order(site))
@@ -50,7 +54,7 @@ def test_only_shards_that_the_store_misses_are_asked(trained: Make) -> None:
     bench.desks["hospital-b"].before = breaks
     with pytest.raises(InputError, match="hospital-b: shard 2 failed 3 times"):
         bench.conduct("collect")
-    store = open_store(bench.study, bench.run)
+    store = store_of(bench)
     assert store.shards("hospital-b") == [0, 1]
 
     again = trained(min_sites=3)
@@ -114,7 +118,32 @@ def test_a_reply_that_does_not_fit_is_rejected_and_asked_again(
     (rejected,) = bench.events("rejected")
     assert (rejected["site"], rejected["message"]) == ("hospital-b", "shard 0")
     assert cause in rejected["cause"]
-    assert open_store(bench.study, bench.run).missing("hospital-b", 4) == []
+    assert store_of(bench).missing("hospital-b", 4) == []
+
+
+def test_a_full_disk_of_the_coordinator_costs_no_site(trained: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = trained()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AnswerStore, "_write", full)
+        with pytest.raises(InputError, match="answers cannot be stored"):
+            bench.conduct("collect")
+    assert bench.events("rejected") == bench.events("site-left-out") == []
+    bench.conduct("collect")
+    assert all(store_of(bench).missing(site, 4) == [] for site in SITES)
+
+
+def test_answers_about_other_scans_are_not_taken_for_answers(trained: Make) -> None:
+    bench = trained()
+    bench.conduct("collect")
+    store = open_store(bench.study, bench.run.folder, lead_slices(bench.study, bench.run.folder))
+    other = AnswerStore(store.folder, shard_slices=store.shard_slices, slices="one scan was exported anew")
+    for ask in (lambda: other.missing("hospital-a", 4), lambda: other.read("hospital-a", 0)):
+        with pytest.raises(InputError, match="site hospital-a has answered about other scans of the student"):
+            ask()
 
 
 @pytest.mark.parametrize("unforeseen", [ValueError, TypeError, KeyError])
@@ -132,7 +161,7 @@ def test_a_reply_that_nobody_foresaw_costs_that_reply_only(
     bench.conduct("collect")
     (rejected,) = bench.events("rejected")
     assert "cannot be understood" in rejected["cause"]
-    assert all(open_store(bench.study, bench.run).missing(site, 4) == [] for site in SITES)
+    assert all(store_of(bench).missing(site, 4) == [] for site in SITES)
 
 
 def test_a_teacher_that_has_not_finished_is_not_asked(trained: Make) -> None:
@@ -141,7 +170,7 @@ def test_a_teacher_that_has_not_finished_is_not_asked(trained: Make) -> None:
     write_card(bench.run.folder, card.model_copy(update={"finished": False}))
     bench.conduct("collect")
     assert bench.desks["hospital-a"].asked == []
-    assert open_store(bench.study, bench.run).sites() == ["hospital-b", "hospital-c"]
+    assert store_of(bench).sites() == ["hospital-b", "hospital-c"]
 
 
 def test_without_enough_teachers_nothing_is_asked(make_bench: Make) -> None:

@@ -163,6 +163,8 @@ def test_a_slow_site_that_keeps_answering_is_not_silent(make_bench: Make) -> Non
 def test_a_node_that_never_connects_is_left_out_before_anything_is_asked(make_bench: Make) -> None:
     bench = make_bench(patience_s=0.3)
     bench.grid.offline = {"hospital-b"}
+    for site in ("hospital-a", "hospital-c"):  # what was waited for another does not count as their silence
+        bench.desks[site].before = [pause(0.1)]
     bench.conduct("train")
     (left_out,) = bench.events("site-left-out")
     assert left_out["site"] == "hospital-b"

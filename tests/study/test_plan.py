@@ -71,7 +71,7 @@ def test_folders_become_absolute(read: Callable[..., Study], tmp_path: Path) -> 
         ("sites.0.name", "../north", "sites.0.name: String should match pattern"),
         ("sites.1.name", "north", "two sites share a name: north, north"),
         ("teacher.model", "deeplabv3", "teacher.model: no teacher is called `deeplabv3`, did you mean `deeplabv3plus`"),
-        ("teacher.model", "enet", "teacher.model: no teacher is called `enet`, did you mean `pspnet`? There are: "),
+        ("teacher.model", "enet", "teacher.model: no teacher is called `enet`, did you mean `unet`? There are: "),
         ("sites.0.model", "fnc", "sites.0.model: no teacher is called `fnc`, did you mean `fcn`?"),
         ("student.model", "enett", "student.model: no student is called `enett`, did you mean `enet`?"),
         ("teacher.options", {"backbone": "x"}, "teacher: network `fcn` has no option `backbone`; its options: encod"),

@@ -25,7 +25,7 @@ Renumber = Callable[..., Answers]
 
 @pytest.fixture
 def store(tmp_path: Path) -> AnswerStore:
-    return AnswerStore(tmp_path / "store", shard_slices=3)
+    return AnswerStore(tmp_path / "store", shard_slices=3, slices="these")
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_answers_come_back_in_order_from_a_store_opened_anew(
     written = {index: numbered(index, 2 if index == 4 else 3) for index in (4, 0, 3, 1, 2)}
     for answers in written.values():
         store.write(answers, card)
-    again = AnswerStore(store.folder, shard_slices=3)
+    again = AnswerStore(store.folder, shard_slices=3, slices="these")
     assert again.sites() == ["north"]
     assert again.card("north") == card
     assert again.shards("north") == [0, 1, 2, 3, 4]
@@ -139,9 +139,9 @@ def test_a_site_that_says_less_or_more_halfway_is_told(store: AnswerStore, numbe
 def test_a_store_of_other_shards_is_told(store: AnswerStore, numbered: Renumber, card: Card) -> None:
     store.write(numbered(0), card)
     with pytest.raises(InputError, match="in shards of 3 slices, the study has 4"):
-        AnswerStore(store.folder, shard_slices=4).read("north", 0)
+        AnswerStore(store.folder, shard_slices=4, slices="these").read("north", 0)
     with pytest.raises(ValueError, match="3 slices in a shard of 2"):
-        AnswerStore(store.folder, shard_slices=2).write(numbered(0), card)
+        AnswerStore(store.folder, shard_slices=2, slices="these").write(numbered(0), card)
 
 
 FAULTS = ("cut", "missing", "flipped", "empty")
@@ -216,7 +216,7 @@ def test_smooth_logits_take_less_than_half_and_noise_no_more_than_itself(
     noise = draw.normal(size=(3, 2, 192, 192))
     sizes = {}
     for name, logits in (("smooth", smooth.reshape(3, 2, 192, 192)), ("noise", noise)):
-        store = AnswerStore(tmp_path / name, shard_slices=3)
+        store = AnswerStore(tmp_path / name, shard_slices=3, slices="these")
         store.write(replace(answers, logits=logits.astype(np.float16), attention={}, contrast={}, valid={}), card)
         sizes[name] = sum(path.stat().st_size for path in store.folder.rglob("c/**/*") if path.is_file()) / (
             2 * logits.size
@@ -247,7 +247,7 @@ from study.wire import Card
 folder, card = Path(sys.argv[1]), Card.model_validate_json(sys.argv[2])
 header = {"site": "north", "index": 0, "weights_hash": card.weights_hash, "fingerprint": card.fingerprint}
 from study.answers import AnswersHeader
-store = AnswerStore(folder, shard_slices=3)
+store = AnswerStore(folder, shard_slices=3, slices="these")
 print("ready", flush=True)
 for index in range(100000):
     logits = np.random.default_rng(index).normal(size=(3, 2, 96, 96)).astype(np.float16)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,14 +28,19 @@ def test_killed_at_random_moments_the_network_is_the_same(small: ModuleType, tmp
         started = start(server, whole)
         assert ended(server) == 0
         duration, draw = time.monotonic() - started[1], random.Random(0)
-        for _ in range(40):
+        for _ in range(60):
             pid, _ = start(server, killed)
             time.sleep(draw.random() * duration * 0.4)
-            os.kill(pid, signal.SIGKILL)
-            if ended(server) == 0:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            if ended(server) != 0:
+                kills += 1
+                steps.add(step_of(killed))
+            elif kills >= 3 and len(steps) >= 3:
                 break
-            kills += 1
-            steps.add(step_of(killed))
+            else:  # the machine was busier while the duration was measured
+                shutil.rmtree(killed)
+                kills, steps, duration = 0, set(), duration / 2
         start(server, killed)
         assert ended(server) == 0
         assert server.stdin

@@ -64,7 +64,7 @@ def _content(run: Path, study: Study) -> dict[str, Any]:
         "sites": sites,
         "classes": study.task.classes[1:],
         "phantoms": _phantoms(study),
-        "warnings": _warnings(run),
+        "warnings": [*_warnings(run), *_student_warnings(run, study.distill.scheme, cases)],
         "students": [Row(s, _across(cases[s], sites), s == study.distill.scheme) for s in schemes],
         "students_figure": figures.dots(_dice(cases), ylabel="Dice", title="Every test case") if schemes else "",
         "by_class": [{"name": s, "cells": class_means(cases[s].values(), study.task.classes[1:])} for s in schemes],
@@ -236,6 +236,21 @@ def _times(run: Path) -> list[dict[str, str]]:
 def _warnings(run: Path) -> list[str]:
     """Sites that were left out, in the words of the run's own log."""
     return [f"Left out: {site}: {event['cause']}" for site, event in left_out(run).items()]
+
+
+def _student_warnings(run: Path, shipped: str, cases: dict[str, dict[str, list[CaseMetrics]]]) -> list[str]:
+    """Students without figures, and a shipped one that had better not be."""
+    distilled = sorted(path.parent.name for path in run.glob("distill/[!.]*/student.json"))
+    lines = [
+        f"Not evaluated at the sites yet, so without figures here: {label}. `preceptor simulate` on this run does it."
+        for label in distilled
+        if label not in cases
+    ]
+    dice = {label: float(pooled([c for c in by_site.values() if c]).dice) for label, by_site in cases.items()}
+    if shipped in dice and dice[shipped] < dice.get("supervised", 0.0):
+        against = f"mean test Dice {dice[shipped]:.3f} against {dice['supervised']:.3f}"
+        lines.append(f"{shipped} does worse than the same student trained alone ({against}): see its learning curves.")
+    return lines
 
 
 def _phantoms(study: Study) -> str:

@@ -31,7 +31,7 @@ def cell(cases: Sequence[CaseMetrics]) -> Cell:
     if not cases:
         return Cell("–", "–", "–", 0.0)
     dice = values(cases, "dice")
-    hd95 = _spread(values(cases, "hd95"), 1) + of_how_many([cases])
+    hd95 = _millimetres(_spread(values(cases, "hd95"), 1)) + of_how_many([cases])
     return Cell(_spread(dice, 3), hd95, _spread(values(cases, "voe"), 3), _shade(dice))
 
 
@@ -43,7 +43,7 @@ def pooled(sites: Sequence[Sequence[CaseMetrics]]) -> Cell:
     if not sites:
         return Cell("–", "–", "–", 0.0)
     text = {m: (f"{np.mean(v):.{1 if m == 'hd95' else 3}f}" if v else "–") for m, v in means.items()}
-    hd95 = text["hd95"] + of_how_many(sites)
+    hd95 = _millimetres(text["hd95"]) + of_how_many(sites)
     return Cell(text["dice"], hd95, text["voe"], _shade([float(d) for d in means["dice"]]))
 
 
@@ -76,6 +76,10 @@ def _text(means: Sequence[float]) -> str:
 
 def _spread(found: Sequence[float], digits: int) -> str:
     return f"{np.mean(found):.{digits}f} ± {np.std(found):.{digits}f}" if found else "–"
+
+
+def _millimetres(distance: str) -> str:
+    return distance if distance == "–" else f"{distance} mm"
 
 
 def _shade(dice: Sequence[float]) -> float:

@@ -18,7 +18,7 @@ SIDE = 384
 
 def models_command(
     name: Annotated[str | None, typer.Argument(help="One network; all of them when left out.")] = None,
-    classes: Annotated[int, typer.Option(min=1, help="Classes, background included.")] = 2,
+    classes: Annotated[int, typer.Option(min=1, max=255, help="Classes, background included.")] = 2,
     encoder: Annotated[
         str | None, typer.Option(help="Encoder of segmentation-models-pytorch for the networks that take one.")
     ] = None,

@@ -194,7 +194,8 @@ class AnswerStore:
             raise InputError(what, where=self._path(site), fix=fix)
         if notes.slices != self.slices:
             what = f"site {site} has answered about other scans of the student than those there are now"
-            raise InputError(what, where=self._path(site), fix=f"bring the scans back, or {fix}")
+            fix = f"bring the scans back, or remove {self.folder} and run `preceptor simulate` on this run again"
+            raise InputError(what, where=self._path(site), fix=fix)
         return notes
 
     def _rows(self, site: str, name: str, rows: slice) -> NDArray[Any]:

@@ -109,9 +109,9 @@ class Teacher(Plan):
     """At most; early stopping may end sooner. Paper: 100 (AMTKD, section 4.3)."""
     round_epochs: int = Field(1, ge=1)
     """Epochs that one message asks for: a lost message costs at most these, and a site is silent for as long."""
-    batch: int = Field(16, ge=2)
+    batch: int = Field(16, ge=2, le=1024)
     """Slices a step."""
-    lr: float = Field(0.01, gt=0)
+    lr: float = Field(0.01, gt=0, le=10)
     """Adam's peak learning rate (AMTKD, section 4.3)."""
     patience: int = Field(20, ge=1)
     """Epochs without a better validation Dice before training ends."""
@@ -180,11 +180,11 @@ class Distill(Plan):
     """The scheme whose student is shipped; `preceptor schemes` lists them."""
     compare: list[str] = Field(default_factory=lambda: ["supervised", "mono-teacher", "uniform"])
     """Schemes trained beside it, for the report."""
-    steps: int = Field(4000, ge=1)
+    steps: int = Field(4000, ge=1, le=10_000_000)
     """Optimiser steps."""
-    batch: int = Field(16, ge=2)
+    batch: int = Field(16, ge=2, le=1024)
     """Slices a step (EMKD code: 16)."""
-    lr: float = Field(0.01, gt=0)
+    lr: float = Field(0.01, gt=0, le=10)
     """CyclicLR's upper learning rate for Adam (AMTKD, section 4.3)."""
     lr_min: float = Field(1e-6, ge=0)
     """CyclicLR's lower learning rate (AMTKD, section 4.3)."""
@@ -198,7 +198,7 @@ class Distill(Plan):
     """Shares of the study lead's patients for training, validation and test."""
     mono_teacher: str | None = None
     """Site whose teacher `mono-teacher` learns from; when absent the one with the best validation Dice at home."""
-    threads: int = Field(2, ge=1)
+    threads: int = Field(2, ge=1, le=512)
     """CPU threads; the student is the same again, bit for bit, only at the same number."""
     amtkd: Amtkd = Amtkd()
 

@@ -78,6 +78,7 @@ def test_figures_of_a_student_that_was_trained_anew_are_left_out(run: Path) -> N
     assert set(evaluations(run)) == {"amtkd", "supervised"}
     write_card(run / "distill" / "amtkd", student("amtkd").model_copy(update={"weights_hash": "c" * 64}))
     assert set(evaluations(run)) == {"supervised"}
+    assert "without figures here: amtkd" in write_report(run).read_text(encoding="utf-8")
     (run / "distill" / "supervised" / "student.json").unlink()
     assert evaluations(run) == {}
 
@@ -120,9 +121,20 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_an_undefined_metric_is_left_out_of_its_mean_only() -> None:
     found = cell([case(0.5, None), case(0.7, 4.0)])
-    assert (found.dice, found.hd95) == ("0.600 ± 0.100", "4.0 ± 0.0 (1 of 2)")
+    assert (found.dice, found.hd95) == ("0.600 ± 0.100", "4.0 ± 0.0 mm (1 of 2)")
     assert cell([]).dice == "–"
 
 
 def test_every_site_counts_alike_in_the_mean_over_sites() -> None:
     assert pooled([[case(0.9)] * 5, [case(0.5)]]).dice == "0.700"
+
+
+def test_a_student_worse_than_one_trained_alone_is_not_hidden(run: Path) -> None:
+    assert "does worse" not in write_report(run).read_text(encoding="utf-8")
+    for site in SITES:
+        path = run / "evaluation" / "amtkd" / f"{site}.json"
+        reply = EvaluateReply.model_validate_json(path.read_text(encoding="utf-8"))
+        _write(path, reply.model_copy(update={"test": [case(0.0, None)] * 2}).model_dump_json())
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "amtkd does worse than the same student trained alone (mean test Dice 0.000 against 0.500)" in page
+    assert "HD95 – (0 of 2)" in page

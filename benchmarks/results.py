@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from distill.report import evaluations
-from distill.report_tables import of_how_many, values
+from distill.report_tables import mean_over_sites, of_how_many
 from study.run import read_study_of
 from study.wire import Card, CaseMetrics
 
@@ -30,8 +30,8 @@ def figures(runs: list[Path], split: str) -> Figures:
     for run in runs:
         for scheme, replies in evaluations(run).items():
             for metric in METRICS:
-                means = [np.mean(v) for reply in replies.values() if (v := values(getattr(reply, split), metric))]
-                found.setdefault(scheme, {}).setdefault(metric, []).append(float(np.mean(means)))
+                mean = mean_over_sites([getattr(reply, split) for reply in replies.values()], metric)
+                found.setdefault(scheme, {}).setdefault(metric, []).append(mean)
     return found
 
 

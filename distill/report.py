@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from distill import report_figures as figures
 from distill.card import read_card
-from distill.report_tables import Cell, cell, class_means, pooled
+from distill.report_tables import Cell, cell, class_means, mean_over_sites, pooled
 from imaging.atomic import write_text
 from imaging.errors import InputError
 from study.plan import PhantomSource, Study
@@ -246,8 +247,8 @@ def _student_warnings(run: Path, shipped: str, cases: dict[str, dict[str, list[C
         for label in distilled
         if label not in cases
     ]
-    dice = {label: float(pooled([c for c in by_site.values() if c]).dice) for label, by_site in cases.items()}
-    if shipped in dice and dice[shipped] < dice.get("supervised", 0.0):
+    dice = {label: mean_over_sites(list(by_site.values()), "dice") for label, by_site in cases.items()}
+    if dice.get(shipped, math.nan) < dice.get("supervised", math.nan):
         against = f"mean test Dice {dice[shipped]:.3f} against {dice['supervised']:.3f}"
         lines.append(f"{shipped} does worse than the same student trained alone ({against}): see its learning curves.")
     return lines

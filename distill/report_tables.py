@@ -37,14 +37,18 @@ def cell(cases: Sequence[CaseMetrics]) -> Cell:
 
 def pooled(sites: Sequence[Sequence[CaseMetrics]]) -> Cell:
     """The mean over sites of each site's mean: every hospital counts alike, however many cases it has."""
-    means = {
-        metric: [np.mean(v) for cases in sites if (v := values(cases, metric))] for metric in ("dice", "hd95", "voe")
-    }
     if not sites:
         return Cell("–", "–", "–", 0.0)
-    text = {m: (f"{np.mean(v):.{1 if m == 'hd95' else 3}f}" if v else "–") for m, v in means.items()}
+    means = {metric: mean_over_sites(sites, metric) for metric in ("dice", "hd95", "voe")}
+    text = {m: f"{mean:.{1 if m == 'hd95' else 3}f}" if np.isfinite(mean) else "–" for m, mean in means.items()}
     hd95 = _millimetres(text["hd95"]) + of_how_many(sites)
-    return Cell(text["dice"], hd95, text["voe"], _shade([float(d) for d in means["dice"]]))
+    return Cell(text["dice"], hd95, text["voe"], _shade([means["dice"]] if np.isfinite(means["dice"]) else []))
+
+
+def mean_over_sites(sites: Sequence[Sequence[CaseMetrics]], metric: str) -> float:
+    """The mean over sites of each site's mean over its cases; NaN where no site has a case with that metric."""
+    means = [float(np.mean(found)) for cases in sites if (found := values(cases, metric))]
+    return float(np.mean(means)) if means else float("nan")
 
 
 def of_how_many(sites: Sequence[Sequence[CaseMetrics]]) -> str:

@@ -50,6 +50,11 @@ class Part:
     masks: NDArray[np.uint8]
     native: NDArray[np.uint8] | None
 
+    @property
+    def kept(self) -> bool:
+        """Whether it lies on disk already, and not in memory only."""
+        return isinstance(self.images, np.memmap)
+
 
 @dataclass(frozen=True)
 class Recipe:

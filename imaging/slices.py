@@ -123,10 +123,12 @@ class SliceCache:
         parts, problems = [], []
         for done, case in enumerate(cases, 1):
             try:
-                parts.append(_part(case, recipe, former, workshop))
+                part = _part(case, recipe, former, workshop)
             except (InputError, OSError) as error:
                 problems.append(_problem(error, case))
                 stamp = "" if _may_pass(error) else stamp  # so that the next build tries this case again
+            else:  # a full disk is no fault of the case
+                parts.append(part if part.kept else write_part(part, workshop / part.case.key))
             if progress:
                 progress(done, len(cases))
         if not parts:
@@ -155,7 +157,7 @@ def _part(case: Case, recipe: Recipe, former: SliceCache | None, workshop: Path)
             return former.part(cached)
     if (workshop / key).exists():
         return read_part(workshop / key)
-    return write_part(recipe.prepare(case, key), workshop / key)
+    return recipe.prepare(case, key)
 
 
 def _problem(error: InputError | OSError, case: Case) -> Problem:

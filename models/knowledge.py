@@ -18,7 +18,7 @@ from models.taps import tap
 NO_MASK = 255
 """Mask value of a slice that nobody has outlined."""
 TAPS = ("encoder", "decoder")
-"""Of each network's taps those that are told of."""
+"""\"The final feature layer of each teacher's encoder and decoder\" (AMTKD, section 3.2)."""
 SMALLEST_NORM = 1e-8
 """A region feature shorter than this has no direction to compare."""
 

@@ -164,9 +164,9 @@ def spec(name: str) -> Spec:
 def create(name: str, in_channels: int = 1, classes: int = 2, **options: str | int) -> Network:
     """The network of that name: images (N, in_channels, H, W) to logits (N, classes, H, W), freshly initialised.
 
-    Without options it is the network of AMTKD's Table 2. `encoder` (DeepLabV3+, FCN, PSPNet) puts an encoder of
-    segmentation-models-pytorch in place of its own, such as "resnet18"; `pretrained` downloads its ImageNet weights.
-    `width` (U-Net) is the channels of its first level.
+    Without options it is the network of AMTKD's Table 2, or a U-Net 32 wide, which that lacks. `encoder` (DeepLabV3+,
+    FCN, PSPNet) puts an encoder of segmentation-models-pytorch in place of its own, such as "resnet18"; `pretrained`
+    downloads its ImageNet weights. `width` (U-Net) is the channels of its first level.
 
     Raises: InputError for an unknown network or option, an unknown encoder, or weights that cannot be downloaded.
     """

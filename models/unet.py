@@ -9,7 +9,7 @@ from torch import nn
 def unet(in_channels: int, classes: int, *, width: int = 32) -> nn.Module:
     """Four halvings, `width` channels at the top and twice as many a level down; H and W are multiples of 16.
 
-    From the logits on up everything is learned on the slices at hand: no encoder of another's.
+    Shapes: (N, in_channels, H, W) -> logits (N, classes, H, W). It starts from random weights throughout.
     """
     return UNet(
         spatial_dims=2,

@@ -14,10 +14,7 @@ from distill.losses.kl import soften, teacher_first_kl
 from distill.schemes.base import Batch, Needs, Scheme, TeacherBatch, mean_where
 from distill.schemes.supervised import segmentation
 from distill.weights import LAWS, mixture, teacher_losses
-from models.knowledge import attention_map, region_contrast
-
-TAPS = ("encoder", "decoder")
-"""\"The final feature layer of each teacher's encoder and decoder\" (AMTKD, section 3.2)."""
+from models.knowledge import TAPS, attention_map, region_contrast
 
 
 class Amtkd(Scheme):

@@ -341,8 +341,12 @@ def test_no_case_at_all_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_no_fault_of_the_case(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    save, writes = np.save, iter(range(99))
+
+    def full(path: Path, array: NDArray[Any]) -> None:
+        if next(writes) == 4:  # of the second case; afterwards somebody makes room
+            raise OSError(28, "No space left on device")
+        save(path, array)
 
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(InputError, match=r"No space left on device\); free some space"):

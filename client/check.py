@@ -160,8 +160,10 @@ def check(
     `classes` is how many the study has, the background included. `sheet` is where a picture of every
     case that can be read goes (PNG).
 
-    Raises: InputError when there is no such folder, or the sheet cannot be written.
+    Raises: InputError when there is no such folder, or the sheet is no PNG or cannot be written.
     """
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise InputError("the sheet is a PNG", where=sheet, fix=f"name it {sheet.with_suffix('.png').name}")
     tell = progress or (lambda what, done, total: None)
     found = inspect(folder, classes=classes, progress=lambda done, total: tell("files", done, total))
     rows, problems, pictures = [], list(found.problems), []

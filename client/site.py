@@ -44,7 +44,7 @@ def read_site(path: Path) -> SiteConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"is not TOML: {error}", where=path, fix="mend that line") from error
     except ValidationError as error:
-        words = faults(error).replace("study.toml", "site.toml")
+        words = faults(error, file=path.name, plan=SiteConfig)
         raise InputError(words, where=path, fix="`preceptor site serve --help` shows a whole site.toml") from error
     base = path.resolve().parent
     folders = {key: (base / getattr(config, key)).resolve() for key in ("data", "workspace", "socket")}

@@ -98,7 +98,8 @@ def changed(study: Study, settings: list[str], label: str | None) -> Study:
     try:
         return study.model_copy(update={"distill": Distill.model_validate(plan)})
     except ValidationError as error:
-        raise InputError(faults(error, plan=Distill), fix="`preceptor study` explains every key") from error
+        what = faults(error, file="[distill]", plan=Distill)
+        raise InputError(what, fix="`preceptor study` explains every key") from error
 
 
 def _value(text: str) -> Any:

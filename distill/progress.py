@@ -45,18 +45,20 @@ class Lines:
 
     def __call__(self, done: Progress) -> None:
         now = time.monotonic()
-        self._first = self._first or (done.step - 1, now)
+        self._first = self._first or (done.step, now)
         if done.validation is None and now - self._last < LINE_EVERY_S:
             return
         self._last = now
         line = f"{self._label}: step {done.step} of {done.steps}, {terms_of(done)} {dice_of(done)}".rstrip()
-        self._console.print(f"{line}, {self._left(done, now)}", highlight=False, soft_wrap=True)
+        self._console.print(line + self._left(done, now), highlight=False, soft_wrap=True)
 
     def _left(self, done: Progress, now: float) -> str:
-        """Time left at the speed so far; a resumed training counts from where it took up again."""
-        step, started = self._first or (0, now)
+        """Time left at the speed since the first step of this process; empty at that step."""
+        step, started = self._first or (done.step, now)
+        if step == done.step:
+            return ""
         seconds = (now - started) / (done.step - step) * (done.steps - done.step)
-        return f"{seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"
+        return f", {seconds / 60:.0f} min left" if seconds >= 90 else f", {seconds:.0f} s left"
 
 
 def terms_of(done: Progress) -> str:

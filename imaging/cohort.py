@@ -137,7 +137,8 @@ def _fault(mask: Mask, classes: int | None) -> Problem | None:
     """What is wrong with a mask's values, if anything."""
     where, most = mask.source.files[0], MAX_LABEL if classes is None else classes - 1
     if not any(mask.values):
-        return Problem("the mask is empty", where, "outline the structures, or remove the mask")
+        what = "the mask is empty, or a scan that shows nothing: it holds 0 throughout"
+        return Problem(what, where, "outline the structures, export the scan again, or remove the file")
     outside = [value for value in mask.values if value > most]
     if not outside:
         return None

@@ -7,13 +7,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from imaging.errors import InputError
+
 
 class Lock:
-    """A file that nobody else can hold until it is released, which every kind of death does; `with` waits for it."""
+    """A file that nobody else can hold until it is released, which every kind of death does; `with` waits for it.
+
+    Raises: InputError where the file cannot be made.
+    """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._handle = path.open("w", encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = path.open("w", encoding="utf-8")
+        except OSError as error:
+            what = f"cannot be written ({error.strerror or error})"
+            raise InputError(what, where=path.parent, fix="free some space or choose another folder") from error
 
     def take(self, *, wait: bool) -> bool:
         """Whether it is ours now; without `wait`, False at once where another process holds it."""

@@ -20,6 +20,8 @@ from imaging.volume import Volume
 
 MOST_LABELS = 64
 """A file of whole numbers from 0 with at most so many distinct values is a mask, any other a scan."""
+FEW_GREYS = 8
+"""A file of at most so many values, not all of them whole numbers, is no scan but a mask that was scaled."""
 MAX_LABEL = 254
 """255 says that a slice has no mask."""
 MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
@@ -101,14 +103,19 @@ def read_nifti(path: Path, *, most_labels: int = MOST_LABELS) -> tuple[Nifti, tu
 
 
 def _label_values(image: Any, most: int) -> tuple[int, ...] | None:
-    """The distinct values of a mask in ascending order; None as soon as the file shows that it is none."""
+    """The distinct values of a mask in ascending order; None as soon as the file shows that it is a scan."""
     found = np.zeros(0)
     for index in range(image.shape[-1]):
         values = np.unique(np.asarray(image.dataobj[..., index]))
         found = np.union1d(found, values)
-        if len(found) > most or (found < 0).any() or (found != np.rint(found)).any():
+        if len(found) > most or not (found >= 0).all():
             return None
-    return tuple(int(value) for value in found)
+    if (found == np.rint(found)).all():
+        return tuple(int(value) for value in found)
+    if 1 < len(found) <= FEW_GREYS:
+        held = ", ".join(f"{value:g}" for value in found)
+        raise InputError(f"neither scan nor mask: it holds {held} only", fix="save classes as whole numbers: 0, 1, 2")
+    return None
 
 
 @contextmanager

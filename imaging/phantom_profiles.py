@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,8 @@ class Scan(NamedTuple):
 class Profile(ABC):
     """A scanner and its patients."""
 
+    classes: ClassVar[int] = 2
+    """Values of a mask: the background, and the organ."""
     name: str
     modality: str
     organ: str

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from imaging.atomic import replacing
 from imaging.cohort import Case, Problem
 from imaging.errors import InputError
+from imaging.lock import Lock
 from imaging.preprocess import Preprocess
 from imaging.slice_parts import VERSION, CachedCase, Part, Recipe, read_part, write_part
 
@@ -110,16 +111,22 @@ class SliceCache:
 
         What is there and still true is kept: all of it, at once, while no file's size or time has changed; else the
         cases whose content and plan are the same. A case that cannot be used is put aside in `problems`. One case is
-        in memory at a time, and an interrupted build goes on at the case it had begun. `progress` is told (cases
-        done, cases).
+        in memory at a time, and an interrupted build goes on at the case it had begun. One process builds, others wait
+        for it. `progress` is told (cases done, cases).
 
         Raises: InputError when no case can be used, or the disk is full.
         """
-        recipe, former = Recipe(plan, classes, keep_native), cls._former(folder)
+        recipe = Recipe(plan, classes, keep_native)
         stamp = recipe.stamp(cases)
-        if former and former.stamp == stamp:
-            return former
-        workshop = folder.with_name(f".{folder.name}.parts")
+        if there := cls._true(folder, stamp):
+            return there
+        with Lock(folder.with_name(f".{folder.name}.lock")):
+            return cls._true(folder, stamp) or cls._build(cases, recipe, stamp, folder, progress)
+
+    @classmethod
+    def _build(cls, cases: Sequence[Case], recipe: Recipe, stamp: str, folder: Path, progress: Progress | None) -> Self:
+        """`build`, where what is there is not true any more."""
+        former, workshop = cls._former(folder), folder.with_name(f".{folder.name}.parts")
         parts, problems = [], []
         for done, case in enumerate(cases, 1):
             try:
@@ -133,13 +140,19 @@ class SliceCache:
                 progress(done, len(cases))
         if not parts:
             raise _nothing(problems)
-        note = {"version": VERSION, "fingerprint": plan.fingerprint(), "classes": classes, "stamp": stamp}
+        note = {"version": VERSION, "fingerprint": recipe.plan.fingerprint(), "classes": recipe.classes, "stamp": stamp}
         note["problems"] = [{**asdict(problem), "where": str(problem.where)} for problem in problems]
         with replacing(folder) as temporary:
             _assemble(parts, note, workshop / "whole")  # there, so that what a kill leaves is found and removed
             (workshop / "whole").replace(temporary)
         shutil.rmtree(workshop, ignore_errors=True)
         return cls.open(folder)
+
+    @classmethod
+    def _true(cls, folder: Path, stamp: str) -> Self | None:
+        """The cache in that folder if no file has changed since."""
+        former = cls._former(folder)
+        return former if former and former.stamp == stamp else None
 
     @classmethod
     def _former(cls, folder: Path) -> Self | None:

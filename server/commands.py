@@ -37,12 +37,12 @@ def simulate_command(
     from imaging.errors import InputError
     from imaging.phantom import PROFILES
     from server.simulation import simulate
-    from study.plan import check_names, read_study
+    from study.plan import check_rooms, read_study
 
     plan = read_study(study)
     if seed is not None:
         plan = plan.model_copy(update={"seed": seed})
-    check_names(plan, schemes=context.obj["schemes"], phantoms=PROFILES)
+    check_rooms(plan, schemes=context.obj["schemes"], phantoms=PROFILES)
     folder = (out or Path("runs") / (plan.name if seed is None else f"{plan.name}-seed-{seed}")).resolve()
     console, started = Console(soft_wrap=True), time.monotonic()
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -86,14 +86,13 @@ def write_site(study: Study, run_folder: Path, site: str, socket: Path) -> None:
     source = study.site(site).source
     if source is None:
         fix = f'add `source = {{ folder = "…" }}` or `source = {{ phantom = "…", cases = 12 }}` to site {site}'
-        raise InputError(
-            f"site {site} has no `source`, and a simulation has no hospital to ask", where="study.toml", fix=fix
-        )
+        what = f"site {site} has no `source`, and a simulation has no hospital to ask"
+        raise InputError(what, where=f"study `{study.name}`", fix=fix)
     folder = run_folder / "hospitals" / site
     content: dict[str, Any] = {
         "name": site,
-        "data": str(source.folder if isinstance(source, FolderSource) else scans_folder(run_folder, site)),
-        "workspace": str(folder / "workspace"),
+        "data": str(source.folder) if isinstance(source, FolderSource) else scans_folder(run_folder, site).name,
+        "workspace": "workspace",  # relative, as far as can be: a copied run folder is a run of its own
         "socket": str(socket),
         "threads": max(1, min(THREADS, cores() // len(study.sites))),
     }

@@ -23,15 +23,17 @@ def study_command(
     `preceptor study` lists every key with its type, default and meaning.
     """
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from imaging.phantom import PROFILES
-    from study.plan import check_names, read_study, reference
+    from study.plan import check_networks, check_rooms, read_study, reference
 
     console = Console()
     if file is not None:
         study = read_study(file)
-        check_names(study, schemes=context.obj["schemes"], phantoms=PROFILES)
+        check_rooms(study, schemes=context.obj["schemes"], phantoms=PROFILES)
+        with Console(stderr=True).status("building its networks"):
+            check_networks(study)
         if as_json:
             console.print_json(study.model_dump_json())
         else:
@@ -44,7 +46,7 @@ def study_command(
             json.dumps([dict(zip(("key", "type", "default", "meaning"), row, strict=True)) for row in rows])
         )
         return
-    table = Table("key", "type", "default", "meaning", title="study.toml", show_lines=True)
+    table = Table(Column("key", no_wrap=True), "type", "default", "meaning", title="study.toml", show_lines=True)
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -30,8 +30,8 @@ def rows(plan: type[BaseModel], above: str = "") -> Iterator[Row]:
             yield from rows(table, f"{key}{'[]' * (get_origin(field.annotation) is list)}.")
 
 
-def faults(error: ValidationError, *, file: str = "study.toml", plan: type[BaseModel] | None = None) -> str:
-    """Each fault: its key, what is wrong, what stood there; for a key that nobody knows the nearest one of `plan`."""
+def faults(error: ValidationError, *, file: str, plan: type[BaseModel] | None = None) -> str:
+    """Each fault: its key, what is wrong, what stood there; for a key unknown to `file` the nearest one of `plan`."""
     known = [row[0] for row in rows(plan)] if plan else []
     lines = [_fault(fault, file, known) for fault in error.errors(include_url=False)]
     return "; ".join(dict.fromkeys(lines))

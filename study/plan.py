@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -36,10 +36,13 @@ from study.tables import (
     unknown,
 )
 
+if TYPE_CHECKING:
+    from imaging.phantom_profiles import Profile
+
 __all__ = [
     "NAME", "Amtkd", "Augment", "Distill", "Federation", "FolderSource", "Name", "Options", "PhantomSource", "Plan",
-    "Preprocess", "Site", "Source", "Student", "Study", "Task", "Teacher", "check_names", "faults", "known",
-    "read_study", "reference", "resolve", "unknown",
+    "Preprocess", "Site", "Source", "Student", "Study", "Task", "Teacher", "check_networks", "check_rooms", "faults",
+    "known", "read_study", "reference", "resolve", "unknown",
 ]  # fmt: skip
 
 
@@ -48,7 +51,7 @@ class Study(Plan):
 
     name: Name
     """Names the run directory."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seeds every draw: the same study, seed and machine give the same student, bit for bit."""
     task: Task
     preprocess: Preprocess
@@ -89,7 +92,7 @@ class Study(Plan):
         for site in self.sites:
             if site.name == name:
                 return site
-        raise InputError(unknown("site", name, [site.name for site in self.sites]), where="study.toml")
+        raise InputError(unknown("site", name, [site.name for site in self.sites]), where=f"study `{self.name}`")
 
     def teacher_of(self, name: str) -> Teacher:
         """How that site trains: `[teacher]` with the site's own network and options where it names them."""
@@ -107,7 +110,7 @@ def read_study(path: Path) -> Study:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=path, fix="name an existing study.toml") from error
+        raise InputError(f"cannot be read ({error.strerror})", where=path, fix="name an existing study file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"is not TOML: {error}", where=path, fix="mend that line") from error
     try:
@@ -123,18 +126,42 @@ def reference() -> list[Row]:
     return list(rows(Study))
 
 
-def check_names(study: Study, *, schemes: Collection[str], phantoms: Collection[str]) -> None:
-    """InputError with the nearest name unless the study's schemes and phantoms are all among these.
+def check_rooms(study: Study, *, schemes: Collection[str], phantoms: Mapping[str, Profile]) -> None:
+    """InputError unless these rooms have all that the study asks of them: its schemes, and phantoms of its task.
 
-    Apart from `read_study`, which need not know the rooms that hold them.
+    Apart from `read_study`, which need not know the rooms.
     """
-    sources = [*(site.source for site in study.sites), *study.student.sources]
-    asked = [("scheme", name, schemes) for name in (study.distill.scheme, *study.distill.compare)]
-    asked += [("phantom", source.phantom, phantoms) for source in sources if isinstance(source, PhantomSource)]
-    for kind, name, choices in asked:
-        if name not in choices:
-            what = unknown(kind, name, list(choices))
-            raise InputError(what, where=f"study `{study.name}`", fix="mend it in study.toml")
+    try:
+        for name in (study.distill.scheme, *study.distill.compare):
+            known("scheme", name, list(schemes))
+        for source in (*(site.source for site in study.sites), *study.student.sources):
+            if isinstance(source, PhantomSource):
+                _check_phantom(phantoms[known("phantom", source.phantom, list(phantoms))], study.task)
+    except ValueError as error:
+        raise InputError(str(error), where=f"study `{study.name}`", fix="mend it in the study's file") from error
+
+
+def check_networks(study: Study) -> None:
+    """InputError unless student and teachers can be built: whether an encoder exists, only building it tells.
+
+    Weights are not downloaded.
+    """
+    networks: list[Student | Teacher] = [study.student, *(study.teacher_of(site.name) for site in study.sites)]
+    for model, options in {(one.model, tuple(sorted(one.options.items()))) for one in networks}:
+        wanted = {name: value for name, value in options if name != "pretrained"}
+        try:
+            models.create(model, 1, study.classes, **wanted)
+        except InputError as error:
+            raise InputError(error.what, where=f"study `{study.name}`", fix=error.fix) from error
+
+
+def _check_phantom(profile: Profile, task: Task) -> None:
+    """ValueError unless the profile's scans and masks are what the task is about."""
+    if profile.modality != task.modality:
+        raise ValueError(f"phantom `{profile.name}` is {profile.modality}, and the task is about {task.modality}")
+    if profile.classes != len(task.classes):
+        wanted = f"background and {profile.organ}"
+        raise ValueError(f"phantom `{profile.name}` has {wanted}, and the task has {len(task.classes)} classes")
 
 
 def resolve(study: Study, base: Path) -> Study:

@@ -94,7 +94,8 @@ def read_study_of(folder: Path) -> Study:
     try:
         return Study.model_validate(json_of(path))
     except ValidationError as error:
-        raise InputError(faults(error), where=path, fix="start a new run folder with `--out`") from error
+        what = faults(error, file=path.name)
+        raise InputError(what, where=path, fix="start a new run folder with `--out`") from error
 
 
 def versions() -> dict[str, Any]:

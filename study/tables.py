@@ -71,6 +71,12 @@ class PhantomSource(Plan):
     format: Literal["nifti", "dicom"] = "nifti"
     """NIfTI pairs, or a DICOM series with a DICOM SEG for each patient."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.masks is not None and self.masks > self.cases:
+            raise ValueError(f"`masks` is {self.masks}, and there are {self.cases} cases")
+        return self
+
 
 class FolderSource(Plan):
     """`{ folder = "../shared/data/acdc/DCM" }`: real scans that lie on this machine, relative to study.toml."""
@@ -81,6 +87,12 @@ class FolderSource(Plan):
     """Only patients from the first number up to, not including, the second, in the order of their ids."""
     masks: int | None = Field(None, ge=0)
     """Only the first so many of these patients keep their masks; the other masks are never read."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.patients is not None and not 0 <= self.patients[0] < self.patients[1]:
+            raise ValueError(f"`patients` is {list(self.patients)}; write the first number and one above the last")
+        return self
 
 
 def _kind_of_source(source: Any) -> str | None:

@@ -104,6 +104,11 @@ def test_the_sheet_shows_every_case_that_can_be_read(folder: Path, tmp_path: Pat
     assert not list(tmp_path.glob("**/.*"))
 
 
+def test_a_sheet_of_another_kind_is_refused_before_anything_is_read(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"sheet.jpg: the sheet is a PNG; name it sheet.png"):
+        check(folder / "nowhere", sheet=tmp_path / "sheet.jpg")
+
+
 def test_nothing_usable_exits_with_1(tmp_path: Path) -> None:
     result = run(tmp_path, "--sheet", tmp_path / "sheet.png")
     assert result.exit_code == 1

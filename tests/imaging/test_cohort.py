@@ -197,7 +197,7 @@ def test_an_empty_mask_is_put_aside_and_its_scan_stays(tmp_path: Path) -> None:
     scan(tmp_path / "a.nii.gz")
     mask(tmp_path / "a_seg.nii.gz", value=0)
     found = inspect(tmp_path)
-    assert whats(found) == ["the mask is empty"]
+    assert whats(found) == ["the mask is empty, or a scan that shows nothing: it holds 0 throughout"]
     assert [case.mask for case in found.cases] == [None]
 
 

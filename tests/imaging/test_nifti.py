@@ -55,6 +55,14 @@ def test_a_voxel_lies_where_nibabel_says(tmp_path: Path, values: Any) -> None:
     assert_allclose(volume.affine, source.grid.affine)
 
 
+@pytest.mark.parametrize("slope", [0.5, 1 / 255])
+def test_a_scaled_mask_is_taken_neither_for_a_scan_nor_for_a_mask(tmp_path: Path, labels: Any, slope: float) -> None:
+    save(tmp_path / "mask.nii.gz", (labels * slope).astype(np.float32))
+    [problem] = inspect(tmp_path).problems
+    assert problem.what.startswith(f"neither scan nor mask: it holds 0, {slope:g}, {3 * slope:g} only")
+    assert problem.fix == "save classes as whole numbers: 0, 1, 2"
+
+
 @given(axes=st.permutations(range(3)), flips=st.tuples(*[st.sampled_from([-1, 1])] * 3))
 def test_however_its_axes_point_it_is_the_same_scan(
     tmp_path_factory: pytest.TempPathFactory, axes: list[int], flips: tuple[int, ...]
@@ -82,7 +90,11 @@ def test_whole_numbers_with_few_values_are_a_mask_in_any_type(tmp_path: Path, la
 
 @pytest.mark.parametrize(
     "change",
-    [lambda a: a * 0.5, lambda a: a.astype(np.int16) - 1, lambda a: np.arange(105, dtype=np.uint8).reshape(7, 5, 3)],
+    [
+        lambda a: a + np.arange(7).reshape(7, 1, 1) / 9,
+        lambda a: a.astype(np.int16) - 1,
+        lambda a: np.arange(105, dtype=np.uint8).reshape(7, 5, 3),
+    ],
     ids=["fractions", "below zero", "105 values"],
 )
 def test_anything_else_is_a_scan_whatever_its_name(tmp_path: Path, labels: Any, change: Any) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from imaging.cohort import Case, inspect
 from imaging.errors import InputError
 from imaging.grid import to_native
+from imaging.lock import Lock
 from imaging.metrics import mean_dice
 from imaging.preprocess import Preprocess, prepare
 from imaging.slice_parts import Part, Recipe
@@ -160,7 +162,7 @@ def test_opening_gives_what_was_built(scans: Path, tmp_path: Path) -> None:
 
 def test_nothing_but_the_cache_is_left_behind(scans: Path, tmp_path: Path) -> None:
     build(tmp_path, cases_of(scans))
-    assert names(tmp_path) == ["cache", "scans"]
+    assert names(tmp_path) == [".cache.lock", "cache", "scans"]
     assert names(tmp_path / "cache") == ["images.npy", "index.json", "masks.npy", "native"]
 
 
@@ -273,8 +275,41 @@ def test_a_killed_build_goes_on_where_it_was(
     read = read_by(cases, monkeypatch)
     cache = build(tmp_path, cases)
     assert read == [cases[index].id for index in left]
-    assert names(tmp_path) == ["cache", "scans"]
+    assert names(tmp_path) == [".cache.lock", "cache", "scans"]
     assert_array_equal(cache.images, SliceCache.build(cases, PLAN, tmp_path / "fresh", classes=3).images)
+
+
+WAITING = """
+import sys
+from pathlib import Path
+from imaging.cohort import inspect
+from imaging.preprocess import Preprocess
+from imaging.slices import SliceCache
+folder, told = Path(sys.argv[1]), []
+cases = inspect(folder / "scans", classes=3).cases
+print("ready", flush=True)
+sys.stdin.readline()
+plan = Preprocess(size=(19, 23), spacing_mm=(1.0, 1.0))
+SliceCache.build(cases, plan, folder / "cache", classes=3, progress=lambda *done: told.append(done))
+print(len(told))
+"""
+
+
+def test_two_processes_that_want_a_cache_build_it_once(scans: Path, tmp_path: Path) -> None:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([sys.executable, "-c", WAITING, str(tmp_path)], **pipes) for _ in range(2)]
+    for process in both:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    with Lock(tmp_path / ".cache.lock"):  # both see that there is none, and wait
+        for process in both:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        time.sleep(0.5)
+    told = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(told) == ["0\n", "3\n"], "one builds, the other opens what is there"
 
 
 def test_one_case_is_in_memory_at_a_time(tmp_path: Path) -> None:
@@ -337,7 +372,7 @@ def test_a_bad_case_that_was_mended_is_taken(scans: Path, tmp_path: Path) -> Non
 def test_no_case_at_all_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there are no cases"):
         build(tmp_path, [])
-    assert names(tmp_path) == []
+    assert names(tmp_path) == [".cache.lock"]
 
 
 def test_a_full_disk_is_no_fault_of_the_case(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

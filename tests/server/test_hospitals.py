@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from client.site import read_site
 from imaging.errors import InputError
 from server.hospitals import cohorts, write_site
 from server.simulation import simulate
@@ -55,11 +56,23 @@ def test_a_site_reads_its_phantoms_or_the_folder_that_the_study_names(tmp_path: 
     for site in plan.sites:
         write_site(plan, tmp_path, site.name, Path("/run/s.sock"))
     written = [tomllib.loads((tmp_path / "hospitals" / s.name / "site.toml").read_text()) for s in plan.sites]
-    assert written[0]["data"] == str(cohorts(plan, tmp_path)[0].folder)
+    north = read_site(tmp_path / "hospitals" / plan.sites[0].name / "site.toml")
+    assert north.data == cohorts(plan, tmp_path)[0].folder
     assert written[0]["masks"] == 2
     assert (written[1]["data"], written[1]["patients"]) == ("/real", [2, 5])
     assert "masks" not in written[1]
     assert all(site["socket"] == "/run/s.sock" and site["threads"] >= 1 for site in written)
+
+
+def test_a_copied_run_folder_does_not_point_at_the_one_it_was_copied_from(tmp_path: Path) -> None:
+    plan = study(source={"folder": "/real"})
+    for site in plan.sites:
+        write_site(plan, tmp_path / "run", site.name, Path("/run/s.sock"))
+    (tmp_path / "run").rename(tmp_path / "copy")
+    for site, data in zip(plan.sites, (tmp_path / "copy/hospitals/hospital-a/scans", Path("/real")), strict=True):
+        config = read_site(tmp_path / "copy" / "hospitals" / site.name / "site.toml")
+        assert config.data == data
+        assert config.workspace == tmp_path / "copy" / "hospitals" / site.name / "workspace"
 
 
 def test_a_site_without_scans_cannot_be_simulated(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import tomli_w
 from pydantic import ValidationError
 
 from imaging.errors import InputError
-from study.plan import FolderSource, PhantomSource, Study, check_names, read_study, reference
+from imaging.phantom import PROFILES
+from study.plan import FolderSource, PhantomSource, Study, check_networks, check_rooms, read_study, reference
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
 Content = dict[str, Any]
@@ -95,6 +97,9 @@ def test_folders_become_absolute(read: Callable[..., Study], tmp_path: Path) -> 
         ("student.sources", [{"path": "x"}], 'student.sources.0: is no source; write { folder = "scans" } or'),
         ("student.sources", [{"phantom": "p"}], "student.sources.0.cases: is missing"),
         ("student.sources", [{"folder": "a", "cases": 3}], "student.sources.0.cases: is not a key of study.toml"),
+        ("seed", 2**63, "seed: should be less than 9223372036854775808"),
+        ("student.sources", [{"phantom": "p", "cases": 3, "masks": 4}], "`masks` is 4, and there are 3 cases"),
+        ("sites.0.source", {"folder": "x", "patients": [3, 3]}, "`patients` is [3, 3]; write the first number and one"),
         ("sites.0.source", {"folder": "x", "patients": [1]}, "sites.0.source.patients.1: is missing"),
     ],
 )  # fmt: skip
@@ -191,11 +196,36 @@ def test_names_of_other_rooms_are_checked_when_asked(content: Content) -> None:
     study = Study.model_validate(content)
     schemes = ["amtkd", "supervised", "mono-teacher", "uniform"]
     with pytest.raises(InputError, match="study `small`: no phantom is called `promise21`, did you mean `promise12`"):
-        check_names(study, schemes=schemes, phantoms=["promise12", "i2cvb"])
-    check_names(study, schemes=schemes, phantoms={"promise21": 1})
+        check_rooms(study, schemes=schemes, phantoms=PROFILES)
     content["distill"] = {"scheme": "amktd"}
-    with pytest.raises(InputError, match=r"no scheme is called `amktd`, did you mean `amtkd`\?.*mend it in study.toml"):
-        check_names(Study.model_validate(content), schemes=schemes, phantoms=["promise21"])
+    with pytest.raises(
+        InputError, match=r"no scheme is called `amktd`, did you mean `amtkd`\?.*mend it in the study's"
+    ):
+        check_rooms(Study.model_validate(content), schemes=schemes, phantoms=PROFILES)
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ({"modality": "MR", "classes": ["background", "prostate"]}, None),
+        ({"modality": "MR", "classes": ["a", "b", "c"]}, "has background and prostate, and the task has 3 classes"),
+        ({"modality": "CT", "classes": ["a", "b"]}, "phantom `promise12` is MR, and the task is about CT"),
+    ],
+)
+def test_phantoms_are_of_the_task(content: Content, task: dict[str, Any], words: str | None) -> None:
+    content["sites"][0]["source"] = {"phantom": "promise12", "cases": 2}
+    content["task"] = task
+    content["preprocess"]["normalise"] = "window" if task["modality"] == "CT" else "percentile-zscore"
+    study = Study.model_validate(content)
+    with pytest.raises(InputError, match=words) if words else nullcontext():
+        check_rooms(study, schemes=["amtkd", "supervised", "mono-teacher", "uniform"], phantoms=PROFILES)
+
+
+def test_an_encoder_that_does_not_exist_shows_when_the_networks_are_built(content: Content) -> None:
+    check_networks(Study.model_validate(content))
+    content["sites"][1]["model"], content["sites"][1]["options"] = "pspnet", {"encoder": "resnet81"}
+    with pytest.raises(InputError, match="study `small`: no encoder is called `resnet81`; did you mean resnet18"):
+        check_networks(Study.model_validate(content))
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

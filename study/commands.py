@@ -23,6 +23,7 @@ def study_command(
     `preceptor study` lists every key with its type, default and meaning.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Column, Table
 
     from imaging.phantom import PROFILES
@@ -48,5 +49,5 @@ def study_command(
         return
     table = Table(Column("key", no_wrap=True), "type", "default", "meaning", title="study.toml", show_lines=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console.print(table)

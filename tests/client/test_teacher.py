@@ -16,6 +16,7 @@ from client.teacher import Teacher, folder_of, load_teacher
 from client.training import Course, one_cycle
 from imaging.errors import InputError
 from imaging.preprocess import Preprocess
+from models import encoders
 from study.answers import Answers
 from study.wire import NO_MASK, Assignment, Shard
 from tests.client.hospital import DAMAGED, make_assignment, write_site
@@ -113,6 +114,20 @@ def test_only_what_changes_a_teacher_gives_it_another_folder(course: Course) -> 
     ]
     assert folders[0] == folders[1]
     assert len(set(folders)) == 3
+
+
+def test_pretrained_weights_are_fetched_once_and_not_to_go_on(
+    course: Course, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(encoders, "weights", lambda name, pretrained: asked.append(bool(pretrained)))
+    plan = course.assignment.teacher
+    plan = plan.model_copy(update={"options": {**plan.options, "pretrained": 1}})
+    again = replace(course, assignment=course.assignment.model_copy(update={"teacher": plan}))
+    for epoch in (1, 2):
+        again.teach(epoch, Status("north"))
+    load_teacher(again.config, again.assignment)
+    assert asked == [True, False, False]
 
 
 def test_nobody_answers_before_a_teacher_is_trained(course: Course) -> None:

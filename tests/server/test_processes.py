@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from imaging.errors import InputError
+from imaging.lock import Lock
 from server import processes
 from server.processes import Command, Processes, end_leftovers, started
 
@@ -110,6 +111,24 @@ with Processes(folder / "processes.json") as running:
     assert wait_for(lambda: gone(child))
     assert wait_for(lambda: gone(inner)), "a child's child is not tied to anything; its group is"
     assert wait_for(lambda: not guards(tmp_path))
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_guard_leaves_the_processes_of_a_later_simulation_alone(tmp_path: Path, taken: bool) -> None:
+    sleeper = subprocess.Popen(["sleep", "60"], process_group=0)
+    (tmp_path / "processes.json").write_text(json.dumps([{"pid": sleeper.pid}]))
+    lock = Lock(tmp_path / "processes.lock")
+    try:
+        if taken:
+            assert lock.take(wait=False)
+        guard = [sys.executable, "-I", "-S", str(processes.GUARD), str(tmp_path / "processes.json")]
+        subprocess.run(guard, stdin=subprocess.DEVNULL, check=True)
+        time.sleep(0.2)
+        assert (sleeper.poll() is None) == taken
+    finally:
+        lock.release()
+        sleeper.kill()
+        sleeper.wait()
 
 
 def guards(folder: Path) -> list[str]:

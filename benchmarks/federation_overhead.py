@@ -2,19 +2,18 @@
 
     python benchmarks/federation_overhead.py [STUDY] [--repeat 1] [--json]
 
-Both begin at scans on disk and train every teacher to its last epoch, then answer every shard. The federation is
-`preceptor simulate --until collect` with all its processes, TLS, checks, audit and store; its start (imports, keys,
-certificates) is told apart, as the loops' own imports are not counted. The loops are our own functions called in turn
-with all cores, without a network, a store or a second process. Both run on the same machine in turn, so their ratio
-means something on a busy one too. Hospitals train beside each other in a federation, so on several cores the
-ratio can be below 1.
+Both begin at scans on disk, with the student's slices prepared, train every teacher to its last epoch, and then answer
+every shard. The federation is `preceptor simulate --until collect` with all its processes, TLS, checks, audit and
+store; its start (imports, keys, certificates) is told apart, as the loops' own imports are not counted. The loops are
+our own functions called in turn with all cores, without a network, a store or a second process. Both run on the same
+machine in turn, so their ratio means something on a busy one too. Hospitals train beside each other in a federation,
+so on several cores the ratio can be below 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,14 +34,20 @@ from study.training import use_threads
 
 
 def federation(study: Path, folder: Path) -> dict[str, float]:
-    """Seconds of start, training and collecting, with the phantoms written before."""
+    """Seconds of the start and of all after it to the last answer, with phantoms and the student's slices there before.
+
+    What lies between the phases counts: Flower starts a ServerApp for each.
+    """
     for until in ("scans", "collect"):
         words = ["simulate", str(study), "--out", str(folder), "--until", until]
         subprocess.run([sys.executable, "-m", "preceptor", *words], check=True, stdout=subprocess.DEVNULL)
     log = events(folder)
-    ended = {event["phase"]: event["seconds"] for event in log if event["kind"] == "phase-ended"}
-    start = max(event["seconds"] for event in log if event["kind"] == "federation-started")
-    return {"start": start, "train": ended["train"], "collect": ended["collect"]}
+    [up] = [event for event in log if event["kind"] == "federation-started"]
+    trained, collected = (
+        next(event["time"] for event in log if event["kind"] == "phase-ended" and event["phase"] == phase)
+        for phase in ("train", "collect")
+    )
+    return {"start": up["seconds"], "train": trained - up["time"], "collect": collected - trained}
 
 
 def loops(study: Study, folder: Path, workspace: Path) -> dict[str, float]:
@@ -81,7 +86,6 @@ def _config(study: Study, folder: Path, workspace: Path, name: str) -> SiteConfi
 def measure(study: Path, folder: Path) -> dict[str, float]:
     """Both once, and their ratio without and with the start."""
     federated = federation(study, folder)
-    shutil.rmtree(folder / "student", ignore_errors=True)  # the loops prepare the student's slices themselves
     plain = loops(read_study_of(folder), folder, folder / "loops")
     work, base = federated["train"] + federated["collect"], sum(plain.values())
     found = {f"federation_{part}_s": seconds for part, seconds in federated.items()}

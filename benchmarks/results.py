@@ -3,7 +3,8 @@
     python benchmarks/results.py runs/cardiac-seed-0 runs/cardiac-seed-1 runs/cardiac-seed-2 [--split val] [--json]
 
 A run's figure is the mean over sites of the site's mean over test cases and foreground classes. ± is the standard
-deviation over seeds; a gain is paired by seed, with the lowest and highest seed beside it.
+deviation over seeds; a gain is paired by seed, with the lowest and highest seed beside it. A training counts that every
+site of every run has evaluated.
 """
 
 from __future__ import annotations
@@ -24,28 +25,36 @@ Figures = dict[str, dict[str, list[float]]]
 """Scheme → metric → one figure a seed."""
 
 
+def everywhere(runs: list[Path], split: str) -> dict[str, list[list[list[CaseMetrics]]]]:
+    """Scheme → run → site → cases, of the schemes that every site of every run has evaluated."""
+    replies = [evaluations(run) for run in runs]
+    sites = {site.name for run in runs for site in read_study_of(run).sites}
+    whole = [{scheme for scheme, by_site in found.items() if set(by_site) == sites} for found in replies]
+    shared = sorted(set.intersection(*whole))
+    return {
+        scheme: [[getattr(found[scheme][site], split) for site in sorted(sites)] for found in replies]
+        for scheme in shared
+    }
+
+
 def figures(runs: list[Path], split: str) -> Figures:
     """Mean over sites of every scheme in every run."""
-    found: Figures = {}
-    for run in runs:
-        for scheme, replies in evaluations(run).items():
-            for metric in METRICS:
-                mean = mean_over_sites([getattr(reply, split) for reply in replies.values()], metric)
-                found.setdefault(scheme, {}).setdefault(metric, []).append(mean)
-    return found
+    return {
+        scheme: {metric: [mean_over_sites(sites, metric) for sites in by_run] for metric in METRICS}
+        for scheme, by_run in everywhere(runs, split).items()
+    }
 
 
 def distances(runs: list[Path], split: str) -> dict[str, str]:
     """Scheme → ` (n of m)` where only n of m structures were found, and so have a distance."""
-    found: dict[str, list[list[CaseMetrics]]] = {}
-    for run in runs:
-        for scheme, replies in evaluations(run).items():
-            found.setdefault(scheme, []).extend(getattr(reply, split) for reply in replies.values())
-    return {scheme: of_how_many(sites) for scheme, sites in found.items()}
+    return {
+        scheme: of_how_many([cases for sites in by_run for cases in sites])
+        for scheme, by_run in everywhere(runs, split).items()
+    }
 
 
 def teachers(runs: list[Path]) -> list[float]:
-    """The teachers' best validation Dice at home, averaged over sites; one figure a seed."""
+    """The validation Dice of the teachers' kept weights at home, averaged over sites; one figure a seed."""
     cards = [[Card.model_validate_json(p.read_text()) for p in (run / "teachers").glob("*.json")] for run in runs]
     return [float(np.mean([card.dice for card in found])) for found in cards if found]
 
@@ -58,7 +67,7 @@ def table(runs: list[Path], split: str) -> str:
     order = [s for s in (*study.distill.compare, study.distill.scheme) if s in found]
     for scheme in order + sorted(set(found) - set(order)):
         dice, base = np.array(found[scheme]["dice"]), np.array(found.get("supervised", found[scheme])["dice"])
-        gain = dice - base if len(base) == len(dice) else np.full(1, np.nan)
+        gain = dice - base
         spread = "" if scheme == "supervised" else f"{gain.mean():+.3f} ({gain.min():+.3f} to {gain.max():+.3f})"
         hd95, voe = (np.array(found[scheme][metric]) for metric in ("hd95", "voe"))
         lines.append(
@@ -66,9 +75,7 @@ def table(runs: list[Path], split: str) -> str:
             f"| {hd95.mean():.1f} ± {hd95.std():.1f}{counts[scheme]} | {voe.mean():.3f} ± {voe.std():.3f} |"
         )
     home = teachers(runs)
-    lines.append(
-        f"\n{len(runs)} seeds; teachers at home, best validation Dice: {np.mean(home):.3f} ± {np.std(home):.3f}."
-    )
+    lines.append(f"\n{len(runs)} seeds; teachers at home, validation Dice: {np.mean(home):.3f} ± {np.std(home):.3f}.")
     return "\n".join(lines)
 
 

@@ -61,7 +61,7 @@ def ask(socket_path: str, path: str, body: bytes, *, site: str = "", start_s: fl
             connection = connect(socket_path, start_s)
         except OSError:
             remedy = "start `preceptor site serve` there, and the node with the same socket in --node-config"
-            return failure("the site's service does not answer on its socket", site, remedy)
+            return failure("the site's service does not answer on its socket", site, remedy, away=True)
         try:
             connection.request("POST", f"/{path}", body, {"Content-Type": "application/octet-stream"})
             response = connection.getresponse()
@@ -95,9 +95,9 @@ def connect(socket_path: str, start_s: float) -> http.client.HTTPConnection:
             return connection
 
 
-def failure(cause: str, site: str, remedy: str) -> bytes:
+def failure(cause: str, site: str, remedy: str, *, away: bool = False) -> bytes:
     """`study.wire.Failure` as bytes, written out here because importing the wire costs more than this process does."""
-    header = {"cause": cause, "site": site, "remedy": remedy}
+    header = {"cause": cause, "site": site, "remedy": remedy, "away": away}
     note = json.dumps({"version": 1, "kind": "Failure", "header": header}, sort_keys=True)
     envelope = json.dumps({"__metadata__": {"preceptor": note}}).encode()
     return len(envelope).to_bytes(8, "little") + envelope

@@ -45,6 +45,7 @@ def serve_command(
         [policy]                           # what may leave, whatever is asked
         release = ["logits", "attention", "contrast"]
         max_slices = 4096
+        downloads = false                  # true: a teacher may begin with weights from the internet
 
     Watch it: `tail -f WORKSPACE/service.log`, or `curl --unix-socket SOCKET http://service/status`.
 

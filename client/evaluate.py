@@ -100,7 +100,8 @@ def keep_overlays(folder: Path, found: list[Evaluated]) -> None:
 
 def student_of(request: EvaluateRequest, weights: Arrays) -> nn.Module:
     """The network that was sent; InputError unless every array has its place, shape and type, and is finite."""
-    network = models.create(request.model, 1, len(request.assignment.task.classes), **request.options)
+    options = {name: value for name, value in request.options.items() if name != "pretrained"}  # its weights are here
+    network = models.create(request.model, 1, len(request.assignment.task.classes), **options)
     own = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     if foreign := sorted(set(weights) - set(own)):
         raise InputError(

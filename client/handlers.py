@@ -26,6 +26,7 @@ class Site:
 
     def teach(self, body: bytes) -> bytes:
         request, _ = unpack(body, TeachRequest)
+        self.config.policy.admit_teacher(request.assignment.teacher)
         scans = self.scans(request.assignment)
         self._teacher = None
         card = Course(self.config, request.assignment, scans).teach(request.until_epoch, self.status)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from imaging.errors import InputError
 from study.answers import CONTENTS, Answers
-from study.plan import Plan
+from study.plan import Plan, Teacher
 from study.wire import Shard
 
 
@@ -23,9 +23,20 @@ class Policy(Plan):
     max_message_mib: int = Field(1024, ge=1)
     """Size of one incoming message in MiB: bounds the service's memory."""
 
+    downloads: bool = False
+    """Whether a teacher may begin with pretrained weights, for which the service then asks the internet once."""
+
     @property
     def max_bytes(self) -> int:
         return self.max_message_mib * 2**20
+
+    def admit_teacher(self, teacher: Teacher) -> None:
+        """InputError where that teacher would make the service, which has the scans, open a connection."""
+        if teacher.options.get("pretrained") and not self.downloads:
+            raise InputError(
+                "this site's policy downloads no pretrained weights",
+                fix="leave `pretrained` out of the teacher's options, or set `downloads = true` in the site's [policy]",
+            )
 
     def admit(self, shard: Shard) -> None:
         """InputError, before any work, where this policy could release no answer to the shard."""

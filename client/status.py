@@ -25,7 +25,7 @@ class Now:
     """Of `steps` in this piece of work: optimiser steps, scans read, slices answered or cases evaluated."""
     steps: int = 0
     dice: float | None = None
-    """Best validation Dice so far."""
+    """Validation Dice of the weights that are the best so far."""
     shards: int = 0
     """Shards answered since the service started."""
 

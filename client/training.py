@@ -172,6 +172,6 @@ def _tell(progress: Progress, steps: int, epochs: int, status: Status) -> None:
     done = progress.step // steps
     status.set(doing="training", step=progress.step, steps=progress.steps, epoch=done, epochs=epochs)
     if (validation := progress.validation) is not None and validation.dice is not None:
-        status.set(dice=max(status.now.dice or 0.0, validation.dice))
+        status.set(dice=progress.best_dice)
         words = "epoch %d of %d: loss %.3f, validation Dice %.3f, %.1f s"
         log.info(words, done, epochs, validation.loss, validation.dice, validation.seconds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,9 +246,12 @@ def _student_warnings(run: Path, shipped: str, cases: dict[str, dict[str, list[C
         for label in distilled
         if label not in cases
     ]
-    dice = {label: mean_over_sites(list(by_site.values()), "dice") for label, by_site in cases.items()}
-    if dice.get(shipped, math.nan) < dice.get("supervised", math.nan):
-        against = f"mean test Dice {dice[shipped]:.3f} against {dice['supervised']:.3f}"
+    both = cases.get(shipped, {}).keys() & cases.get("supervised", {}).keys()
+    ours, alone = (
+        mean_over_sites([cases.get(label, {})[site] for site in both], "dice") for label in (shipped, "supervised")
+    )
+    if ours < alone:
+        against = f"mean test Dice {ours:.3f} against {alone:.3f}"
         lines.append(f"{shipped} does worse than the same student trained alone ({against}): see its learning curves.")
     return lines
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from imaging.atomic import replacing
@@ -64,7 +63,7 @@ class Unpacked:
 
 
 def _unpack(store: AnswerStore, site: str, folder: Path, ids: Ids) -> None:
-    """One file an array, (len(ids), …), filled shard by shard; holes are never written and cost no disk."""
+    """One file an array, (len(ids), …), filled shard by shard."""
     maps: dict[str, NDArray[Any]] = {"answered": _array(folder, "answered", np.dtype(bool), (len(ids),))}
     for answers in store.in_order(site):
         rows = np.searchsorted(ids, answers.slice_ids)
@@ -80,4 +79,15 @@ def _unpack(store: AnswerStore, site: str, folder: Path, ids: Ids) -> None:
 
 
 def _array(folder: Path, name: str, dtype: np.dtype[Any], shape: Sequence[int]) -> NDArray[Any]:
-    return open_memmap(folder / f"{name.replace('/', '.')}.npy", mode="w+", dtype=dtype, shape=tuple(shape))
+    """A file of zeros, memory-mapped.
+
+    Written first: on a full disk a write is refused, and a page of a hole kills the process.
+    """
+    path, row = folder / f"{name.replace('/', '.')}.npy", np.zeros(shape[1:], dtype).tobytes()
+    with path.open("wb") as file:
+        header = {"descr": dtype.str, "fortran_order": False, "shape": tuple(shape)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for _ in range(shape[0]):
+            file.write(row)
+    array: NDArray[Any] = np.load(path, mmap_mode="r+")
+    return array

@@ -20,7 +20,9 @@ def simulate_command(
     context: typer.Context,
     study: Annotated[Path, typer.Argument(help="The study.toml; `preceptor study` explains its keys.")],
     out: Annotated[Path | None, typer.Option(help="Run folder; `runs/NAME` unless given.", show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the study's own.", show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**63 - 1, help="Instead of the study's own.", show_default=False)
+    ] = None,
     until: Annotated[Part, typer.Option(help="Stop after this part.")] = LAST,
 ) -> None:
     """Play a whole study on this machine: every hospital, the coordinator and the central trainer as processes of it.

@@ -16,6 +16,8 @@ from server.line import Line, Reply
 from server.roster import Roster
 from server.traffic import Traffic
 from study.plan import Federation
+from study.store import UnreadableError
+from study.wire import AwayError
 
 POLL_S = 0.2
 AGAIN_S = 3.0
@@ -103,23 +105,32 @@ class Exchange:
 
     def _take(self, pending: Pending, reply: Reply) -> None:
         pending.tickets.discard(reply.ticket)
-        if reply.away:
+        fault = None if reply.away else self._put_away(pending, reply)
+        if isinstance(fault, AwayError):
+            self.roster.run.event("away", site=pending.site, message=pending.ask.label, cause=fault.what)
+        if reply.away or isinstance(fault, AwayError):  # silence, which patience measures
             pending.due = self.roster.clock() + AGAIN_S
             return
         self._hear(pending.site)
+        if fault is None:
+            self.pending.remove(pending)
+        else:
+            self._reject(pending, fault)
+
+    def _put_away(self, pending: Pending, reply: Reply) -> InputError | None:
+        """None, or why the reply is not what was asked; raises what is our own disk's fault, and no site's."""
         try:
             if reply.body is None:
                 raise InputError(reply.fault, fix=ASK_ENGINEER)
             self.traffic.count(pending.site, received=len(reply.body))
             pending.ask.take(reply.body)
         except InputError as error:
-            if isinstance(error.__cause__, OSError):  # our own disk's fault, and no site's
+            if isinstance(error, UnreadableError) or isinstance(error.__cause__, OSError):
                 raise
-            self._reject(pending, error)
+            return error
         except (ValueError, TypeError, KeyError) as error:  # a reply that we failed to foresee costs that reply only
-            self._reject(pending, InputError(f"a reply that cannot be understood ({error!r})", fix=ASK_ENGINEER))
-        else:
-            self.pending.remove(pending)
+            return InputError(f"a reply that cannot be understood ({error!r})", fix=ASK_ENGINEER)
+        return None
 
     def _hear(self, site: str) -> None:
         """The site lives: its other messages wait in its queue, so their time starts anew."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,13 +95,22 @@ def write_site(study: Study, run_folder: Path, site: str, socket: Path) -> None:
         "data": str(source.folder) if isinstance(source, FolderSource) else scans_folder(run_folder, site).name,
         "workspace": "workspace",  # relative, as far as can be: a copied run folder is a run of its own
         "socket": str(socket),
-        "threads": max(1, min(THREADS, cores() // len(study.sites))),
+        "threads": _threads(folder / "site.toml", len(study.sites)),
     }
     if source.masks is not None:
         content["masks"] = source.masks
     if isinstance(source, FolderSource) and source.patients is not None:
         content["patients"] = list(source.patients)
+    if study.teacher_of(site).options.get("pretrained"):
+        content["policy"] = {"downloads": True}
     write_text(folder / "site.toml", tomli_w.dumps(content))
+
+
+def _threads(site_toml: Path, sites: int) -> int:
+    """As many as before, for a teacher is the same again only then; else a fair share of the cores."""
+    if site_toml.exists():
+        return int(tomllib.loads(site_toml.read_text(encoding="utf-8"))["threads"])
+    return max(1, min(THREADS, cores() // sites))
 
 
 def preceptor(name: str, *words: str, log: Path) -> Command:

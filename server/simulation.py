@@ -154,6 +154,9 @@ class Simulation:
         except InputError as error:
             fault = {"cause": error.what, "remedy": error.fix}
             raise
+        except Exception as error:
+            fault = {"cause": f"{type(error).__name__}: {error}", "remedy": "this is a fault of Preceptor's: report it"}
+            raise
         except BaseException:
             fault = {"cause": "it was stopped", "remedy": "run the same command again to go on"}
             raise

@@ -21,7 +21,7 @@ PARTS = {
 
 def _taught(event: Event) -> str:
     end = ", finished" if event["finished"] else ""
-    return f"{event['site']}: epoch {event['epoch']}, best validation Dice {event['dice']:.3f}{end}"
+    return f"{event['site']}: epoch {event['epoch']}, validation Dice {event['dice']:.3f}{end}"
 
 
 def _validated(event: Event) -> str:
@@ -46,6 +46,7 @@ WORDS: dict[str, Callable[[Event], str]] = {
     "site-joined": lambda e: f"{e['site']}: connected",
     "site-left-out": lambda e: f"{e['site']}: LEFT OUT: {e['cause']}; {e['remedy']}",
     "rejected": lambda e: f"{e['site']}: {e['message']} failed: {e['cause']} (attempt {e['attempt']})",
+    "away": lambda e: f"{e['site']}: {e['cause']}; {e['message']} waits for it",
     "sent-again": lambda e: f"{e['site']}: no reply yet, {e['message']} sent again",
     "taught": _taught,
     "asking": lambda e: f"{e['slices']} slices in {e['shards']} shards go to {', '.join(e['sites'])}",

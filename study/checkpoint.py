@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,9 @@ class State:
 
     @property
     def idle(self) -> int:
-        """Validations since the best one."""
-        return sum(validation.step > self.best_step for validation in self.history)
+        """Validations since the highest Dice; the smoothed one goes on rising for long after."""
+        dice = [validation.dice for validation in self.history if validation.dice is not None]
+        return len(dice) - 1 - dice.index(max(dice)) if dice else 0
 
     def count(self, terms: dict[str, float], *, seconds: float) -> None:
         """One step more."""
@@ -65,14 +66,14 @@ class State:
         self.sums = {name: self.sums.get(name, 0.0) + value for name, value in terms.items()}
         self.seconds += seconds
 
-    def judge(self, dice: float | None, network: nn.Module, *, seconds: float) -> Validation:
+    def judge(self, dice: float | None, network: nn.Module, *, keep: float, seconds: float) -> Validation:
         """Enter a validation into the history; these weights are the best where Dice, smoothed, is higher than ever."""
         since = self.step - (self.history[-1].step if self.history else 0)
         terms = {name: total / since for name, total in self.sums.items()}
         validation = Validation(self.step, terms, dice, self.seconds + seconds)
         self.history.append(validation)
         self.sums, self.seconds = {}, 0.0
-        *earlier, trend = smoothed([past.dice for past in self.history if past.dice is not None]) or [0.0]
+        *earlier, trend = smoothed([past.dice for past in self.history if past.dice is not None], keep=keep) or [0.0]
         if dice is None:
             self.best_step = self.step
         elif not earlier or trend > max(earlier):
@@ -81,13 +82,25 @@ class State:
         return validation
 
 
-def smoothed(dice: list[float], *, keep: float = 0.9) -> list[float]:
-    """Each Dice beside its past: `keep` of the value before, the rest of its own.
+def smoothed(dice: list[float], *, keep: float) -> list[float]:
+    """Mean of each Dice and all before it, the one before counting `keep` times as much, and so on.
 
-    The one lucky epoch of a validation on few patients is not taken for the best. Source: nnU-Net (Isensee et al. 2021)
-    picks its best checkpoint so.
+    No more is left of the first ones, which are near 0, than that: a moving average that begins at them goes on rising
+    long after training has begun to lose.
     """
-    return list(accumulate(dice, lambda past, new: keep * past + (1 - keep) * new))
+    sums = accumulate(dice, lambda past, new: keep * past + new)
+    weights = accumulate(dice, lambda past, _: keep * past + 1, initial=0.0)
+    return [total / weight for total, weight in zip(sums, islice(weights, 1, None), strict=True)]
+
+
+def keep_of(validations: int) -> float:
+    """How much of its past a smoothed Dice keeps in a training of so many validations, 0 to 0.9.
+
+    The one lucky epoch of a validation on few patients is not taken for the best: nnU-Net (Isensee et al. 2021) picks
+    its best checkpoint by Dice smoothed with 0.9. Departs: that looks back over some ten validations, of its thousand;
+    a training of few would only ever keep its last weights, so ours looks back over a twelfth of them, ten at most.
+    """
+    return 1 - 1 / min(max(validations / 12, 1), 10)
 
 
 def begun(folder: Path) -> bool:

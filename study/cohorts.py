@@ -40,11 +40,6 @@ def lead_inspection(study: Study, run_folder: Path) -> Inspection:
     return Inspection(cases, problems)
 
 
-def lead_cases(study: Study, run_folder: Path) -> list[Case]:
-    """The student's cases in the order of sources and patients."""
-    return list(lead_inspection(study, run_folder).cases)
-
-
 def lead_slices(study: Study, run_folder: Path, *, progress: Callable[[int, int], None] | None = None) -> SliceCache:
     """The student's slices, cached in the run folder; cases put aside are entered into its events."""
     inspection = lead_inspection(study, run_folder)

@@ -30,16 +30,22 @@ class Header(BaseModel):
 H = TypeVar("H", bound=Header)
 
 
+class AwayError(InputError):
+    """The site's node answers, its service does not: the site is as silent as if its node were gone."""
+
+
 class Failure(Header):
     """What went wrong at a site, without patient data: no file names, no ids."""
 
     cause: str
     site: str
     remedy: str = ""
+    away: bool = False
+    """Nobody was there to read the message."""
 
     def throw(self) -> None:
         """Raise it as the InputError that the coordinator prints."""
-        raise InputError(self.cause, where=f"site {self.site}", fix=self.remedy or None)
+        raise (AwayError if self.away else InputError)(self.cause, where=f"site {self.site}", fix=self.remedy or None)
 
 
 def pack(header: Header, arrays: Arrays | None = None) -> bytes:

@@ -41,6 +41,10 @@ class Notes(Header):
     """Identity of the slices that are answered about."""
 
 
+class UnreadableError(InputError):
+    """The store itself is damaged: no fault of a reply."""
+
+
 class AnswerStore:
     """Answers by site and shard; memory holds one shard at a time.
 
@@ -210,10 +214,10 @@ class AnswerStore:
         except Exception as error:
             raise self._unreadable(site, error) from error
 
-    def _unreadable(self, site: str, error: Exception) -> InputError:
+    def _unreadable(self, site: str, error: Exception) -> UnreadableError:
         """For whatever Zarr and its codecs raise at missing, cut and foreign files: nearly anything."""
         what = f"the answers of site {site} cannot be read ({type(error).__name__})"
-        return InputError(what, where=self._path(site), fix=f"remove {self.folder / site} and collect again")
+        return UnreadableError(what, where=self._path(site), fix=f"remove {self.folder / site} and collect again")
 
 
 def _grow(array: zarr.Array[Any], rows: int) -> None:

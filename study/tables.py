@@ -181,6 +181,8 @@ class Amtkd(Plan):
     side, so that `alpha` means something else at each size of slice and tap."""
     beta: float = Field(0.1, ge=0)
     """Weight of the temperature KL (Eq. 6)."""
+    kl: Literal["teacher-first", "student-first"] = "teacher-first"
+    """Direction of the divergence: as Hinton and the public codes, or as Eq. 2 prints it."""
     temperature: float = Field(4.0, gt=0)
     """lambda of Eq. 1; the paper gives none, 4 is EMKD's."""
 

@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from imaging.errors import InputError
-from study.checkpoint import State, Validation, load_best, restore, save, weights_hash
+from study.checkpoint import State, Validation, keep_of, load_best, restore, save, weights_hash
 from study.deterministic import deterministic, use_threads
 from study.draws import derived
 from study.prefetch import Batches, prefetched
@@ -51,7 +51,7 @@ class TrainPlan:
     every: int
     """Steps between two validations, each with a checkpoint; the last step has both, whatever it is."""
     patience: int | None = None
-    """Validations without a better one before training ends; None trains to `steps`."""
+    """Validations without a higher Dice before training ends; None trains to `steps`."""
     identity: str = ""
     """Hash of what else must not change between two parts of one training: data, network, loss."""
 
@@ -65,6 +65,8 @@ class Progress:
     steps: int
     terms: dict[str, float]
     validation: Validation | None
+    best_dice: float | None = None
+    """Validation Dice of the weights that would be kept if it ended here."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,10 @@ class Outcome:
     """True at the last step, or when patience ended it."""
     best_step: int
     best_dice: float | None
-    """None before the first validation and where there is nothing to validate on: best is the last then."""
+    """Validation Dice at `best_step`, which smoothed Dice chose; None before the first validation.
+
+    None where there is nothing to validate on too: best is the last then.
+    """
     history: tuple[Validation, ...]
 
 
@@ -118,7 +123,7 @@ def fit(
             if validation or state.step == stop:
                 save(state, folder, network, adam, identity=_identity(plan))
             if progress is not None:
-                progress(Progress(state.step, plan.steps, values, validation))
+                progress(Progress(state.step, plan.steps, values, validation, state.best_dice))
             if _ended(state, plan):
                 break
     return Outcome(state.step, _ended(state, plan), state.best_step, state.best_dice, tuple(state.history))
@@ -157,7 +162,8 @@ def _validated(
             dice = float(validate())
         if math.isnan(dice):
             raise ValueError("validate() gave NaN: leave undefined cases out of the mean")
-    return state.judge(dice, network, seconds=time.monotonic() - started)
+    keep = keep_of(math.ceil(plan.steps / plan.every))
+    return state.judge(dice, network, keep=keep, seconds=time.monotonic() - started)
 
 
 def _ended(state: State, plan: TrainPlan) -> bool:

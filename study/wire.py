@@ -16,11 +16,11 @@ from pydantic import Field
 from imaging.augment_plan import Augment
 from imaging.errors import InputError
 from imaging.preprocess import NO_MASK, Preprocess
-from study.envelope import Arrays, Failure, Header, digest, expect, pack, unpack
+from study.envelope import Arrays, AwayError, Failure, Header, digest, expect, pack, unpack
 from study.plan import Name, Options, Task, Teacher
 
 __all__ = [
-    "CONTENTS", "NO_MASK", "Arrays", "Assignment", "Card", "CaseMetrics", "Content", "Epoch",
+    "CONTENTS", "NO_MASK", "Arrays", "Assignment", "AwayError", "Card", "CaseMetrics", "Content", "Epoch",
     "EvaluateReply", "EvaluateRequest", "Failure", "Header", "Shard", "ShardHeader", "TeachRequest", "digest",
     "expect", "pack", "unpack",
 ]  # fmt: skip
@@ -74,7 +74,7 @@ class Card(Header):
     finished: bool
     """True when the last epoch is reached or early stopping ended it."""
     dice: float
-    """Best validation Dice."""
+    """Validation Dice of the best epoch, which smoothed Dice chose."""
     best_epoch: int
     patients: dict[Literal["train", "val", "test"], int]
     slices: dict[Literal["train", "val", "test"], int]

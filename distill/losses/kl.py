@@ -35,6 +35,10 @@ def student_first_kl(student: Tensor, teacher: Tensor, *, temperature: float = T
     return temperature**2 * (logs.exp() * (logs - _log(teacher))).sum(1).mean((1, 2))
 
 
+KL = {"teacher-first": teacher_first_kl, "student-first": student_first_kl}
+"""By the direction that `[distill.amtkd] kl` names."""
+
+
 def _log(probs: Tensor) -> Tensor:
     """Logarithm that stays finite where a probability underflowed to 0."""
     return probs.clamp_min(torch.finfo(probs.dtype).tiny).log()

@@ -10,7 +10,7 @@ from torch import Tensor
 import models
 from distill.losses.attention import attention_transfer
 from distill.losses.contrast import contrast_distance
-from distill.losses.kl import soften, teacher_first_kl
+from distill.losses.kl import KL, soften
 from distill.schemes.base import Batch, Needs, Scheme, TeacherBatch, mean_where
 from distill.schemes.supervised import segmentation
 from distill.weights import LAWS, mixture, teacher_losses
@@ -38,7 +38,7 @@ class Amtkd(Scheme):
         weights = self.weights(teachers, batch.masks, batch.labelled)
         heard = weights.sum(1) > 0
         target = mixture(soften(teachers.logits, plan.temperature, dim=2), weights)
-        kl = teacher_first_kl(logits, target, temperature=plan.temperature)
+        kl = KL[plan.kl](logits, target, temperature=plan.temperature)
         terms = segmentation(logits, batch, plan) | {"kl": plan.beta * mean_where(kl, heard)}
         if plan.alpha:
             attention = (weights * attention_distances(features, teachers, scaled=plan.attention == "scaled")).sum(1)

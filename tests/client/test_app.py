@@ -12,7 +12,7 @@ import pytest
 
 from client.app import app, ask, failure
 from imaging.errors import InputError
-from study.wire import Card, Failure, pack, unpack
+from study.wire import AwayError, Card, Failure, pack, unpack
 
 
 class Echo(socketserver.StreamRequestHandler):
@@ -70,16 +70,17 @@ def test_a_service_that_keeps_dying_is_a_failure_in_words(tmp_path: Path, fails:
 def test_no_service_is_a_failure_in_words(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         reply = ask(str(path), "answer", b"x", site="north", start_s=0.1)
-        with pytest.raises(InputError, match="site north: the site's service does not answer") as caught:
+        with pytest.raises(AwayError, match="site north: the site's service does not answer") as caught:
             unpack(reply, Card)
         assert "preceptor site serve" in str(caught.value.fix)
         assert str(tmp_path).encode() not in reply
 
 
 def test_its_failure_is_the_wires_own() -> None:
-    ours, _ = unpack(failure("cause é", "north", "remedy"), Failure)
-    theirs, _ = unpack(pack(Failure(cause="cause é", site="north", remedy="remedy")), Failure)
-    assert ours == theirs
+    for away in (False, True):
+        ours, _ = unpack(failure("cause é", "north", "remedy", away=away), Failure)
+        theirs, _ = unpack(pack(Failure(cause="cause é", site="north", remedy="remedy", away=away)), Failure)
+        assert ours == theirs
 
 
 def test_flower_finds_the_three_handlers() -> None:

@@ -17,6 +17,7 @@ from client.site import SiteConfig
 from client.status import Status
 from imaging.errors import InputError
 from imaging.preprocess import Preprocess
+from models import encoders
 from study.prediction import case_dice
 from study.wire import EvaluateRequest
 from tests.client.hospital import CLASSES, make_assignment, write_site
@@ -112,6 +113,15 @@ def test_weights_that_do_not_fit_are_refused(change: dict[str, Any], words: str)
             arrays[key] = value
     with pytest.raises(InputError, match=words):
         student_of(request(), arrays)
+
+
+def test_no_message_makes_a_site_download_a_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(encoders, "weights", lambda name, pretrained: asked.append(bool(pretrained)))
+    options: dict[str, str | int] = {"encoder": "resnet18", "pretrained": 1}
+    with pytest.raises(InputError, match="which `pspnet` does not have"):
+        student_of(request().model_copy(update={"model": "pspnet", "options": options}), weights())
+    assert asked == [False]
 
 
 def test_a_student_is_evaluated_once_and_its_pictures_stay(site: tuple[SiteConfig, Scans]) -> None:

@@ -100,6 +100,14 @@ def test_the_policy_admits_what_it_allows() -> None:
     Policy(max_slices=7).admit(shard(7))
 
 
+def test_a_teacher_that_would_be_downloaded_needs_the_policys_leave() -> None:
+    pretrained = Teacher(options={"encoder": "resnet18", "pretrained": 1})
+    with pytest.raises(InputError, match=r"downloads no pretrained weights; .*set `downloads = true`"):
+        Policy().admit_teacher(pretrained)
+    Policy(downloads=True).admit_teacher(pretrained)
+    Policy().admit_teacher(Teacher(options={"encoder": "resnet18", "pretrained": 0}))
+
+
 def test_a_message_larger_than_allowed_is_refused() -> None:
     Policy(max_message_mib=1).admit_bytes(2**20)
     with pytest.raises(InputError, match="larger than the 1 MiB"):

@@ -20,7 +20,7 @@ import models
 from distill import schemes
 from distill.card import StudentCard
 from distill.commands import changed
-from distill.job import run_job
+from distill.job import new_scheme, run_job
 from imaging.errors import InputError
 from imaging.lock import Lock
 from study.run import events
@@ -75,10 +75,20 @@ def test_one_seed_gives_one_student_bit_for_bit(make_run: MakeRun) -> None:
     assert weights[0] == weights[1]
 
 
+def test_two_seeds_begin_with_other_weights_and_torchs_own_state_does_not_matter(make_run: MakeRun) -> None:
+    study = make_run().study
+    first: list[str] = []
+    for seed in (0, 1, 0):
+        torch.manual_seed(17 + len(first))
+        first.append(weights_hash(new_scheme(study, "supervised", seed).student.state_dict()))
+    assert first[0] != first[1]
+    assert first[0] == first[2]
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from distill.job import run_job
+from distill.job import new_scheme, run_job
 from study.run import read_study_of
 
 def kill(done):

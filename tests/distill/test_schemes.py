@@ -15,7 +15,7 @@ from distill import schemes
 from distill.losses.attention import attention_transfer
 from distill.losses.contrast import contrast_distance
 from distill.losses.dice import dice_loss
-from distill.losses.kl import soften, teacher_first_kl
+from distill.losses.kl import soften, student_first_kl, teacher_first_kl
 from distill.losses.lovasz import lovasz_softmax
 from distill.schemes.base import Batch, Scheme, TeacherBatch
 from distill.weights import dissent
@@ -54,10 +54,13 @@ def test_every_term_is_a_scalar_that_moves_the_student(
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in learner.student.parameters())
 
 
-@pytest.mark.parametrize("attention", ["scaled", "summed"])
-def test_amtkd_is_equations_1_to_7_written_out(attention: str, student: Student, batch: MakeBatch) -> None:
+@pytest.mark.parametrize(
+    ("attention", "kl"), [("scaled", "teacher-first"), ("summed", "teacher-first"), ("summed", "student-first")]
+)
+def test_amtkd_is_equations_1_to_7_written_out(attention: str, kl: str, student: Student, batch: MakeBatch) -> None:
     """Slice by slice and teacher by teacher, as the equations stand, against the batched form."""
-    learner, data = scheme("amtkd", student, attention=attention), batch(3)
+    learner, data = scheme("amtkd", student, attention=attention, kl=kl), batch(3)
+    divergence = teacher_first_kl if kl == "teacher-first" else student_first_kl
     answers = answers_of(data)
     net = learner.student.eval()
     encoder, decoder = hooked(net)
@@ -72,7 +75,7 @@ def test_amtkd_is_equations_1_to_7_written_out(attention: str, student: Student,
         w = (1 - losses) / (1 - losses).sum()
         target = sum(w[j] * soften(answers.logits[n, j : j + 1]) for j in range(3))
         assert isinstance(target, torch.Tensor)
-        expected["kl"] = expected["kl"] + 0.1 * teacher_first_kl(logits[n : n + 1], target)[0] / 5
+        expected["kl"] = expected["kl"] + 0.1 * divergence(logits[n : n + 1], target)[0] / 5
         for tap, features in (("encoder", encoder[-1]), ("decoder", decoder[-1])):
             own, valid = region_contrast(features[n : n + 1], mask, 3)
             side = math.sqrt(features[0, 0].numel()) if attention == "scaled" else 1.0

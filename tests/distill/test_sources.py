@@ -79,6 +79,13 @@ def test_answers_are_unpacked_once_and_again_when_they_change(make_run: MakeRun)
     assert_close(changed.answers(ids).logits[:, :1], live.answers(ids).logits, atol=2e-3, rtol=2e-3)
 
 
+def test_room_for_all_answers_is_taken_before_they_are_mapped(make_run: MakeRun) -> None:
+    run = make_run()
+    opened(run)  # a hole filled through a map kills the process on a full disk
+    for path in (run.folder / "distill" / "answers-cache").glob("*/*.npy"):
+        assert path.stat().st_blocks * 512 >= path.stat().st_size
+
+
 def test_an_unfinished_site_is_named_with_its_first_missing_shard(make_run: MakeRun) -> None:
     run = make_run(answered=False)
     run.answer("north")

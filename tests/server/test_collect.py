@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from study.answers import Answers
 from study.cohorts import lead_slices, lead_split, open_store
 from study.store import AnswerStore
 from study.wire import Shard
-from tests.server.loopback import SITES
+from tests.server.loopback import SITES, pause
 
 Make = Callable[..., Any]
 
@@ -134,6 +135,28 @@ def test_a_full_disk_of_the_coordinator_costs_no_site(trained: Make, monkeypatch
     assert bench.events("rejected") == bench.events("site-left-out") == []
     bench.conduct("collect")
     assert all(store_of(bench).missing(site, 4) == [] for site in SITES)
+
+
+def test_a_store_that_was_damaged_meanwhile_costs_no_site(trained: Make) -> None:
+    bench = trained()
+
+    def damage(*_: object) -> None:
+        note = bench.run.folder / "store" / "hospital-a" / "round-000" / "zarr.json"
+        while not note.exists():  # the shard before is on its way
+            time.sleep(0.01)
+        note.write_text("{")
+
+    bench.desks["hospital-a"].before = [lambda *_: None, damage]
+    with pytest.raises(InputError, match=r"the answers of site hospital-a cannot be read .*remove .*/store/hospital-a"):
+        bench.conduct("collect")
+    assert bench.events("rejected") == bench.events("site-left-out") == []
+
+
+def test_a_site_that_answers_one_shard_is_not_asked_again_for_the_next(trained: Make) -> None:
+    bench = trained(resend_s=0.45)
+    bench.desks["hospital-a"].before = [pause(0.3)] * 4  # two are under way, so the second's reply comes after 0.6 s
+    bench.conduct("collect")
+    assert bench.events("sent-again") == []
 
 
 def test_answers_about_other_scans_are_not_taken_for_answers(trained: Make) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from client.site import read_site
 from imaging.errors import InputError
+from server import hospitals
 from server.hospitals import cohorts, write_site
 from server.simulation import simulate
 from study.plan import Study
@@ -73,6 +74,23 @@ def test_a_copied_run_folder_does_not_point_at_the_one_it_was_copied_from(tmp_pa
         config = read_site(tmp_path / "copy" / "hospitals" / site.name / "site.toml")
         assert config.data == data
         assert config.workspace == tmp_path / "copy" / "hospitals" / site.name / "workspace"
+
+
+def test_a_run_that_goes_on_trains_with_the_threads_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, threads = study(source={"folder": "/real"}), []
+    for cores in (4, 8):
+        monkeypatch.setattr(hospitals, "cores", lambda cores=cores: cores)
+        for folder in ("old", f"new-{cores}"):
+            write_site(plan, tmp_path / folder, "hospital-a", Path("/run/s.sock"))
+            threads.append(read_site(tmp_path / folder / "hospitals" / "hospital-a" / "site.toml").threads)
+    assert threads == [2, 2, 2, 4]
+
+
+def test_a_hospital_downloads_only_what_the_study_begins_with(tmp_path: Path) -> None:
+    for options, downloads in (({}, False), ({"encoder": "resnet18", "pretrained": 1}, True)):
+        plan = study(source={"folder": "/real"}, model="pspnet", options=options)
+        write_site(plan, tmp_path, "hospital-b", Path("/run/s.sock"))
+        assert read_site(tmp_path / "hospitals" / "hospital-b" / "site.toml").policy.downloads == downloads
 
 
 def test_a_site_without_scans_cannot_be_simulated(tmp_path: Path) -> None:

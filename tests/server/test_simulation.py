@@ -1,14 +1,19 @@
-"""A part that no phase of the federation is writes the same events, however it ends."""
+"""What a simulation does again and what it does not, and how its parts tell of themselves."""
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from imaging.errors import InputError
+from server.cards import card_path
+from server.deployment import Coordinator
+from server.federation import Federation
 from server.simulation import Simulation
 from study.run import Run
 
@@ -19,6 +24,7 @@ from study.run import Run
         (None, None),
         (InputError("the disk is full", fix="free some"), {"cause": "the disk is full", "remedy": "free some"}),
         (KeyboardInterrupt(), {"cause": "it was stopped", "remedy": "run the same command again to go on"}),
+        (KeyError("x"), {"cause": "KeyError: 'x'", "remedy": "this is a fault of Preceptor's: report it"}),
         (SystemExit(143), {"cause": "it was stopped", "remedy": "run the same command again to go on"}),
     ],
 )
@@ -32,3 +38,53 @@ def test_a_part_says_when_it_began_and_how_it_ended(tmp_path: Path, ending: Base
     [ended] = run.events("phase-ended")
     assert (ended["phase"], ended["fault"]) == ("distill", fault)
     assert ended["seconds"] >= 0
+
+
+def test_a_student_is_distilled_again_after_late_answers(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    simulation = Simulation(*cast(Any, (None, run, None, None)))
+    assert not simulation._distilled("amtkd")
+    card = tmp_path / "distill" / "amtkd" / "student.json"
+    card.parent.mkdir(parents=True)
+    run.event("collected", site="a", shard=0, of=1, bytes=9)
+    card.write_text("{}")
+    for age, distilled in ((-10, True), (10, False)):
+        collected = run.events("collected")[0]["time"]
+        os.utime(card, (collected - age, collected - age))
+        assert simulation._distilled("amtkd") == distilled
+
+
+@pytest.mark.parametrize(("age", "again"), [(-10, True), (10, False)])
+def test_teachers_are_evaluated_again_after_one_has_learned_more(tmp_path: Path, age: int, again: bool) -> None:
+    study = cast(Any, SimpleNamespace(sites=[SimpleNamespace(name="a")]))
+    simulation, asked = Simulation(study, Run(tmp_path), *cast(Any, (None, None))), list[str]()
+    simulation._teachers = lambda: ["a"]  # type: ignore[method-assign]
+    simulation._preceptor = lambda name, *words: asked.append(words[0])  # type: ignore[method-assign]
+    card, table = card_path(tmp_path, "a"), tmp_path / "cross.json"
+    card.parent.mkdir()
+    for path, time in ((card, 1000), (table, 1000 + age)):
+        path.write_text("{}")
+        os.utime(path, (time, time))
+    simulation.cross()
+    assert bool(asked) == again
+
+
+def test_a_phase_that_failed_stops_the_simulation_in_its_words(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    federation = Federation.__new__(Federation)
+
+    class Processes:
+        """Stands for Flower's command: the ServerApp ends with a fault."""
+
+        def complete(self, commands: object, *, tick: object) -> list[str]:
+            fault = {"cause": "two sites are left", "where": "site a", "remedy": "start it"}
+            run.event("phase-ended", phase="train", seconds=1.0, fault=fault)
+            return ['{"success": true, "run-id": "7"}']
+
+        def check(self) -> None: ...
+
+    federation.run, federation.processes, federation.tick = run, cast(Any, Processes()), lambda: None
+    federation.coordinator = Coordinator(tmp_path / "coordinator", 1)
+    with pytest.raises(InputError) as caught:
+        federation.conduct("train")
+    assert (caught.value.what, caught.value.where, caught.value.fix) == ("two sites are left", "site a", "start it")

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from client import app
 from imaging.errors import InputError
+from server import exchange
 from server.cards import read_card, write_card
 from study.wire import Failure, TeachRequest, pack, unpack
 from tests.server.loopback import SITES, LostError, failing, pause
@@ -183,6 +185,27 @@ def test_a_node_that_drops_out_and_returns_is_asked_again(make_bench: Make) -> N
     bench.conduct("train")
     assert bench.card("hospital-b").finished
     assert bench.events("rejected") == []
+
+
+def service_away(*_: object) -> bytes:
+    return app.failure("the site's service does not answer on its socket", "hospital-b", "start it", away=True)
+
+
+def test_a_service_that_restarts_costs_its_site_nothing(make_bench: Make) -> None:
+    bench = make_bench()
+    bench.desks["hospital-b"].before = [service_away] * (exchange.TRIES + 2)
+    bench.conduct("train")
+    assert bench.card("hospital-b").finished
+    assert (bench.events("rejected"), bench.events("site-left-out")) == ([], [])
+    assert len(bench.events("away")) == exchange.TRIES + 2
+
+
+def test_a_service_that_stays_away_is_silence(make_bench: Make) -> None:
+    bench = make_bench(patience_s=0.6)
+    bench.desks["hospital-b"].before = [service_away] * 9999
+    bench.conduct("train")
+    (left_out,) = bench.events("site-left-out")
+    assert (left_out["site"], left_out["cause"]) == ("hospital-b", "it has been silent for 1 s")
 
 
 def test_bytes_are_counted_over_both_ways_and_all_starts(make_bench: Make) -> None:

@@ -103,7 +103,7 @@ def test_without_a_terminal_each_milestone_of_this_start_is_a_line(tmp_path: Pat
         screen.tick()
     lines = out.getvalue().splitlines()
     assert len(lines) == 2
-    assert "hospital-b: epoch 4, best validation Dice 0.750" in lines[0]
+    assert "hospital-b: epoch 4, validation Dice 0.750" in lines[0]
     assert "hospital-c: LEFT OUT: silent; call [them]" in lines[1]
 
 

@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 
 from imaging.errors import InputError
 from imaging.slices import SliceCache
-from study.cohorts import assignment, lead_cases, lead_inspection, lead_slices, lead_split, make_shard, shards
+from study.cohorts import assignment, lead_inspection, lead_slices, lead_split, make_shard, shards
 from study.draws import generator
 from study.plan import Study
 from study.run import Run
@@ -50,7 +50,7 @@ def run_folder(tmp_path: Path) -> Path:
 
 
 def test_sources_are_joined_under_ids_of_their_own(study: Study, run_folder: Path) -> None:
-    cases = lead_cases(study, run_folder)
+    cases = lead_inspection(study, run_folder).cases
     assert len(cases) == 9
     assert len({case.id for case in cases}) == len({case.patient for case in cases}) == 9
     assert [case.labelled for case in cases] == [True] * 7 + [False] * 2
@@ -118,18 +118,18 @@ def test_phantoms_are_read_from_the_run_folder(study: Study, content: dict[str, 
     with pytest.raises(
         InputError, match=r"lead/0-promise12: the student's scans are missing; `preceptor simulate` writes"
     ):
-        lead_cases(study, run_folder)
+        lead_inspection(study, run_folder)
     write_scans(run_folder / "lead" / "0-promise12", 3)
-    assert [case.labelled for case in lead_cases(study, run_folder)] == [True, False, False]
+    assert [case.labelled for case in lead_inspection(study, run_folder).cases] == [True, False, False]
 
 
 def test_missing_and_empty_folders_are_told(study: Study, content: dict[str, Any], run_folder: Path) -> None:
     content["student"]["sources"] = [{"folder": run_folder / "nowhere"}]
     with pytest.raises(InputError, match=r"nowhere: the student's scans are missing; mend `student.sources`"):
-        lead_cases(Study.model_validate(content), run_folder)
+        lead_inspection(Study.model_validate(content), run_folder)
     (run_folder / "nowhere").mkdir()
     with pytest.raises(InputError, match="nowhere"):
-        lead_cases(Study.model_validate(content), run_folder)
+        lead_inspection(Study.model_validate(content), run_folder)
 
 
 def test_a_case_put_aside_is_told_once_and_stops_nobody(study: Study, run_folder: Path, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_the_real_cardiac_study_has_its_masks(tmp_path: Path) -> None:
     study = read_study(Path(__file__).parents[2] / "studies" / "cardiac.toml")
     if not study.student.sources[0].folder.is_dir():  # type: ignore[union-attr]
         pytest.skip("no real scans beside the checkout")
-    cases = lead_cases(study, tmp_path)
+    cases = lead_inspection(study, tmp_path).cases
     assert len(cases) == 24
     assert sum(case.labelled for case in cases) == 3
 

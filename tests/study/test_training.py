@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from imaging.errors import InputError
+from study.checkpoint import keep_of, smoothed
 from study.training import Progress, TrainPlan, Validation, constant_lr, evaluating, fit, load_best, weights_hash
 
 
@@ -91,9 +92,8 @@ def test_weights_of_the_best_validation_are_kept(small: ModuleType, tmp_path: Pa
     outcome = fit(learner, small.Batches(), small.plan(14), tmp_path, validate=validate)
     assert learner.network.training
     assert [validation.step for validation in outcome.history] == [3, 6, 9, 12, 14], "the last step is validated too"
-    assert (outcome.best_step, outcome.best_dice, outcome.step) == (9, 0.6, 14)
-    # smoothed: 0.5, 0.54, 0.546, 0.531, 0.528
-    assert weights_hash(load_best(tmp_path)) == hashes[2]
+    assert (outcome.best_step, outcome.best_dice, outcome.step) == (6, 0.9, 14), "five validations are not smoothed"
+    assert weights_hash(load_best(tmp_path)) == hashes[1]
     assert weights_hash(learner.network.state_dict()) == hashes[-1]
 
 
@@ -107,6 +107,38 @@ def test_patience_ends_it(small: ModuleType, tmp_path: Path) -> None:
     again = fit(small.Learner(), small.Batches(), plan, tmp_path, validate=lambda: next(dice))
     assert again == outcome
     assert next(dice) == 0.9, "a finished training was validated again"
+
+
+RISE = [0.085 * epoch for epoch in range(11)]
+"""From 0 to 0.85 in ten epochs."""
+
+
+@pytest.mark.parametrize(
+    ("after", "ended", "kept"),
+    [
+        ([0.85] * 90, 30, range(10, 31)),  # flat: the smoothed Dice would rise for ever
+        ([0.85 - 0.01 * epoch for epoch in range(1, 91)], 30, range(8, 23)),  # falling
+        ([0.85 + 0.15 * (epoch == 12) for epoch in range(1, 91)], 42, range(10, 43)),  # one lucky epoch
+    ],
+)
+def test_patience_counts_from_the_highest_dice_and_a_lucky_one_is_not_kept(
+    small: ModuleType, tmp_path: Path, after: list[float], ended: int, kept: range
+) -> None:
+    steps, dice = 101 * small.EVERY, iter([*RISE, *after])
+    outcome = fit(
+        small.Learner(), small.Batches(), small.plan(steps, patience=20), tmp_path, validate=lambda: next(dice)
+    )
+    epochs = [validation.step // small.EVERY - 1 for validation in outcome.history]
+    assert epochs[-1] == ended
+    best = outcome.best_step // small.EVERY - 1
+    assert best in kept
+
+
+@pytest.mark.parametrize(("validations", "keep"), [(1, 0.0), (12, 0.0), (20, 0.4), (120, 0.9), (1000, 0.9)])
+def test_a_short_training_is_hardly_smoothed(validations: int, keep: float) -> None:
+    assert keep_of(validations) == pytest.approx(keep)
+    assert smoothed([0.0, 1.0], keep=keep)[1] == pytest.approx(1 / (1 + keep))
+    assert smoothed([0.5] * 9, keep=keep) == pytest.approx([0.5] * 9)
 
 
 def test_without_validation_the_last_weights_are_the_best(small: ModuleType, tmp_path: Path) -> None:

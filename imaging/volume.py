@@ -43,12 +43,6 @@ class Volume:
         index = np.array([(*corner, 1) for corner in product(*ends)], dtype=np.float64)
         return (index @ self.affine.T)[:, :3]
 
-    def with_array(self, array: NDArray[Any]) -> Volume:
-        """The same place and ids with other values; ValueError unless the shape is the same."""
-        if array.shape != self.array.shape:
-            raise ValueError(f"array {array.shape} does not fit the volume's {self.array.shape}")
-        return replace(self, array=array)
-
 
 def reorient(volume: Volume, axes: str = AXIAL) -> Volume:
     """The same scan with its axes flipped and swapped, without interpolation, to point nearest to `axes`."""
@@ -56,14 +50,3 @@ def reorient(volume: Volume, axes: str = AXIAL) -> Volume:
     array = apply_orientation(volume.array, turn)
     affine = volume.affine @ inv_ornt_aff(turn, volume.array.shape)
     return replace(volume, array=array, affine=affine)
-
-
-def corner_distance_mm(a: Volume, b: Volume) -> float:
-    """How far the corners of two grids lie apart at most, in millimetres, whatever the order of their axes.
-
-    Infinite where the two hold different numbers of voxels along some axis.
-    """
-    a, b = reorient(a), reorient(b)
-    if a.array.shape != b.array.shape:
-        return float("inf")
-    return float(np.linalg.norm(a.corners_mm - b.corners_mm, axis=1).max())

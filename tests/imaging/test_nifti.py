@@ -17,7 +17,8 @@ from imaging.cohort import inspect
 from imaging.errors import InputError
 from imaging.geometry import onto
 from imaging.nifti import read_nifti
-from imaging.volume import Volume, corner_distance_mm, reorient
+from imaging.volume import Volume, reorient
+from tests.imaging.corners import corner_distance_mm
 
 AFFINE = np.array([[0.7, 0.1, 0, -11], [-0.1, 0.8, 0, 23], [0, 0, 3, 5], [0, 0, 0, 1]])
 

@@ -17,7 +17,7 @@ from imaging.cohort import inspect
 from imaging.commands import phantom_command
 from imaging.errors import InputError
 from imaging.phantom import Phantom, make, write_cohort
-from imaging.volume import corner_distance_mm
+from tests.imaging.corners import corner_distance_mm
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -224,7 +224,7 @@ def test_mr_slices_have_mean_0_and_deviation_1_whatever_the_scanners_gain() -> N
     values = prepared.images.astype(np.float64)
     assert values.mean() == pytest.approx(0, abs=2e-3)
     assert values.std() == pytest.approx(1, abs=2e-3)
-    louder = image.with_array(37 * image.array + 11)
+    louder = replace(image, array=37 * image.array + 11)
     assert_allclose(prepare(louder, None, KEEP).images, prepared.images, atol=2e-3)
 
 

@@ -7,7 +7,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
-from imaging.volume import AXIAL, Volume, corner_distance_mm, reorient
+from imaging.volume import AXIAL, Volume, reorient
+from tests.imaging.corners import corner_distance_mm
 
 SHAPE = (5, 7, 11)
 ALL_AXES = [
@@ -80,9 +81,3 @@ def test_grids_of_other_shapes_are_infinitely_far_apart() -> None:
     volume = scan()
     fewer = Volume(volume.array[:-1], volume.affine)
     assert corner_distance_mm(volume, fewer) == float("inf")
-
-
-def test_another_array_must_have_the_volumes_shape() -> None:
-    assert scan().with_array(np.zeros(SHAPE)).patient == "patient"
-    with pytest.raises(ValueError, match=r"\(7, 5, 11\) does not fit the volume's \(5, 7, 11\)"):
-        scan().with_array(np.zeros((7, 5, 11)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client.sheet import Picture, picture_of, write_sheet
-from imaging.cohort import Case, Inspection, Problem, inspect
+from imaging.cohort import COPY, Case, Inspection, Problem, inspect
 from imaging.errors import InputError
 from imaging.volume import Volume
 
@@ -166,9 +167,9 @@ def check(
         raise InputError("the sheet is a PNG", where=sheet, fix=f"name it {sheet.with_suffix('.png').name}")
     tell = progress or (lambda what, done, total: None)
     found = inspect(folder, classes=classes, progress=lambda done, total: tell("files", done, total))
-    rows, problems, pictures = [], list(found.problems), []
+    rows, problems, pictures, seen = [], list(found.problems), [], set[bytes]()
     for done, case in enumerate(found.cases, 1):
-        row, picture = _read(case, problems, pictured=sheet is not None)
+        row, picture = _read(case, problems, seen, pictured=sheet is not None)
         rows.append(row)
         pictures += [picture] if picture else []
         tell("cases", done, len(found.cases))
@@ -178,12 +179,16 @@ def check(
     return Report(folder, tuple(rows), tuple(problems))
 
 
-def _read(case: Case, problems: list[Problem], *, pictured: bool) -> tuple[Row, Picture | None]:
-    """One case as a row and a picture; what cannot be read is added to `problems`."""
+def _read(case: Case, problems: list[Problem], seen: set[bytes], *, pictured: bool) -> tuple[Row, Picture | None]:
+    """One case as a row and a picture; what cannot be read, or was `seen` before, is added to `problems`."""
     use: Use = "no"
     image = mask = None
     try:
-        image, use = case.read_image(), "answering only"
+        image = case.read_image()
+        if (content := hashlib.sha256(image.array.data).digest()) in seen:
+            raise InputError(COPY, where=case.files[0], fix="leave one copy in the folder")
+        seen.add(content)
+        use = "answering only"
         mask = case.read_mask()
         use = "training" if mask is not None else use
     except InputError as error:

@@ -38,7 +38,7 @@ class SiteConfig(Plan):
 def read_site(path: Path) -> SiteConfig:
     """site.toml checked whole, its folders absolute; InputError names file, key and remedy of every fault."""
     try:
-        config = SiteConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        config = SiteConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=path, fix="name an existing site.toml") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -51,4 +51,6 @@ def read_site(path: Path) -> SiteConfig:
     if len(str(folders["socket"]).encode()) > SOCKET_BYTES:
         what = f"`socket` is longer than the {SOCKET_BYTES} bytes that a unix socket's path may have"
         raise InputError(what, where=path, fix='choose a shorter one, such as "/run/preceptor/site.sock"')
+    if folders["workspace"].is_relative_to(folders["data"]):
+        raise InputError("`workspace` lies in `data`, which is only ever read", where=path, fix="name another folder")
     return config.model_copy(update=folders)

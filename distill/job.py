@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from safetensors.torch import save as pack_tensors
 
 import models
@@ -88,12 +90,24 @@ def run_job(
         with Lock(run_folder / "distill" / ".preparing"):  # jobs side by side share slices and unpacked answers
             job = prepare(study, run_folder, scheme, seed)
         job.origin.settle(folder)
-        return read_card(folder) or _trained(study, job, folder, label, progress)
+        return _finished(folder) or _trained(study, job, folder, label, progress)
 
 
 def default_label(study: Study, scheme: str, seed: int) -> str:
     """The scheme's id, with the seed if that is not the study's."""
     return scheme if seed == study.seed else f"{scheme}-seed-{seed}"
+
+
+def _finished(folder: Path) -> StudentCard | None:
+    """The card of a student that is there, weights and all; from a checkpoint they are shipped again at once."""
+    card = read_card(folder)
+    if card is None:
+        return None
+    try:
+        whole = weights_hash(load_file(folder / WEIGHTS)) == card.weights_hash
+    except (OSError, SafetensorError):
+        whole = False
+    return card if whole else None
 
 
 def _trained(

@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from distill import report_figures as figures
 from distill.card import read_card
@@ -19,7 +20,9 @@ from imaging.atomic import write_text
 from imaging.errors import InputError
 from study.plan import PhantomSource, Study
 from study.run import events, left_out, read_study_of
-from study.wire import Card, CaseMetrics, EvaluateReply
+from study.wire import Card, CaseMetrics, EvaluateReply, Header
+
+H = TypeVar("H", bound=Header)
 
 SLICES_PER_SITE = 6
 
@@ -83,7 +86,7 @@ def evaluations(run: Path) -> dict[str, dict[str, EvaluateReply]]:
     """Scheme → site → what that site replied of its patients; not of a student that was trained anew since."""
     found: dict[str, dict[str, EvaluateReply]] = {}
     for path in sorted((run / "evaluation").glob("*/*.json")):
-        reply, label = EvaluateReply.model_validate_json(path.read_text(encoding="utf-8")), path.parent.name
+        reply, label = _record(path, EvaluateReply), path.parent.name
         student = read_card(run / "distill" / label)
         if student is not None and student.weights_hash == reply.weights_hash:
             found.setdefault(label, {})[reply.site] = reply
@@ -111,9 +114,7 @@ def _mean(case: CaseMetrics, metric: str) -> float:
 
 
 def _cards(run: Path) -> list[Card]:
-    return [
-        Card.model_validate_json(path.read_text(encoding="utf-8")) for path in sorted((run / "teachers").glob("*.json"))
-    ]
+    return [_record(path, Card) for path in sorted((run / "teachers").glob("*.json"))]
 
 
 def _cross(run: Path, sites: Sequence[str]) -> list[Row]:
@@ -268,11 +269,23 @@ def _facts(run: Path, study: Study) -> list[tuple[str, str]]:
     versions = _json(run / "versions.json") if (run / "versions.json").exists() else {}
     student = run / "distill" / study.distill.scheme / "student.json"
     shipped = _json(student) if student.exists() else {}
-    facts = [("run directory", str(run)), ("student's weights", shipped.get("weights_hash", "not trained yet"))]
+    facts = [("run directory", str(run))]
+    if shipped:
+        facts += [("student", f"{shipped['model']}, {shipped['parameters']:,} parameters")]
+    facts += [("student's weights, SHA-256 of names and values", shipped.get("weights_hash", "not trained yet"))]
     facts += [("scheme", study.distill.scheme), ("settings", json.dumps(study.distill.model_dump(mode="json")))]
     return facts + [
         (name, json.dumps(value) if isinstance(value, dict) else str(value)) for name, value in versions.items()
     ]
+
+
+def _record(path: Path, kind: type[H]) -> H:
+    """A message that a phase of the federation put away."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        fix = "remove it and run `preceptor simulate` on this run again"
+        raise InputError(f"is no whole {kind.__name__}", where=path, fix=fix) from error
 
 
 def _json(path: Path) -> Any:

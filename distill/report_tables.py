@@ -79,7 +79,11 @@ def _text(means: Sequence[float]) -> str:
 
 
 def _spread(found: Sequence[float], digits: int) -> str:
-    return f"{np.mean(found):.{digits}f} ± {np.std(found):.{digits}f}" if found else "–"
+    """Mean ± standard deviation; one figure has no spread."""
+    if not found:
+        return "–"
+    spread = f" ± {np.std(found):.{digits}f}" if len(found) > 1 else ""
+    return f"{np.mean(found):.{digits}f}{spread}"
 
 
 def _millimetres(distance: str) -> str:

@@ -15,7 +15,7 @@ class Augment(BaseModel):
     Chances are a slice's, shares are of its side.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     flip: Chance = 0.5
     """Chance to be turned upside down, and another to be turned left to right."""

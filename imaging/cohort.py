@@ -19,9 +19,10 @@ from imaging.nifti import MAX_LABEL, MOST_LABELS
 from imaging.pairing import pair
 from imaging.volume import Volume
 
-__all__ = ["Case", "Inspection", "Problem", "Source", "inspect", "select", "split"]
+__all__ = ["COPY", "Case", "Inspection", "Problem", "Source", "inspect", "select", "split"]
 
 SPLITS = ("train", "val", "test")
+COPY = "the same scan is another case too, perhaps under another name"
 
 
 class Divisible(Protocol):

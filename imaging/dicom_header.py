@@ -28,6 +28,8 @@ MARKS = (
     "AcquisitionNumber",
 )
 """What may tell several volumes of one series apart, the most telling first."""
+MOST_MM = 1000.0
+"""A pixel that is not smaller is a mistake."""
 TAG_BYTES = 8
 """At least so many bytes name the pixels before they begin."""
 
@@ -97,18 +99,18 @@ def slice_of(path: Path, dataset: Dataset, pixel_bytes: int) -> Slice:
                 series=str(dataset.get("SeriesInstanceUID", "")),
                 patient=str(dataset.get("PatientID") or ""),
                 modality=str(dataset.get("Modality", "")),
-                instance=None if dataset.get("InstanceNumber") in (None, "") else int(dataset.InstanceNumber),
+                instance=_instance(dataset),
                 shape=(int(dataset.Rows), int(dataset.Columns)),
-                spacing_mm=(float(dataset.PixelSpacing[0]), float(dataset.PixelSpacing[1])),
+                spacing_mm=_spacing_mm(dataset),
                 orientation=_orientation(dataset),
-                position=tuple(float(x) for x in dataset.ImagePositionPatient),
+                position=_position(dataset),
                 step_mm=_step_mm(dataset),
                 marks=tuple(str(dataset.get(mark, "")) for mark in MARKS),
                 fault=_fault(dataset, pixel_bytes),
             )
     except (AttributeError, TypeError, ValueError, IndexError) as error:
         raise InputError(
-            "an image whose header gives no position, orientation or pixel spacing in the patient",
+            "an image whose header gives no usable position, orientation or pixel spacing in the patient",
             where=path,
             fix="export the original axial, sagittal or coronal series; nothing, if it is a radiograph or a screenshot",
         ) from error
@@ -118,6 +120,28 @@ def patient_of(dataset: Dataset) -> str:
     """PatientID; where it is empty a word for the study, since the scans of one study are one patient's."""
     study = str(dataset.get("StudyInstanceUID") or "").encode()
     return str(dataset.get("PatientID") or "").strip() or f"unnamed-{hashlib.sha256(study).hexdigest()[:8]}"
+
+
+def _instance(dataset: Dataset) -> int | None:
+    """The slice's own number, which helps to name it; its place does not depend on it."""
+    try:
+        return int(dataset.InstanceNumber)
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _spacing_mm(dataset: Dataset) -> tuple[float, float]:
+    rows, columns = (float(x) for x in dataset.PixelSpacing)
+    if not (MOST_MM > rows > 0 and MOST_MM > columns > 0):  # NaN too
+        raise ValueError("pixels have a size")
+    return rows, columns
+
+
+def _position(dataset: Dataset) -> tuple[float, ...]:
+    x, y, z = (float(x) for x in dataset.ImagePositionPatient)
+    if not np.isfinite((x, y, z)).all():
+        raise ValueError("a position is three numbers")
+    return x, y, z
 
 
 def _orientation(dataset: Dataset) -> tuple[float, ...]:
@@ -130,7 +154,7 @@ def _orientation(dataset: Dataset) -> tuple[float, ...]:
 def _step_mm(dataset: Dataset) -> float | None:
     for name in ("SpacingBetweenSlices", "SliceThickness"):
         value = dataset.get(name)
-        if value not in (None, "") and abs(float(value)) > 0:
+        if value not in (None, "") and 0 < abs(float(value)) < MOST_MM:
             return abs(float(value))
     return None
 

@@ -50,7 +50,7 @@ def multiframe(path: Path, dataset: Dataset) -> DicomMultiframe:
             found = _image(path).get_volume_geometry(allow_duplicate_positions=False)
     except Exception as error:  # highdicom checks the whole header, and fails in many ways
         raise _unusable(path) from error
-    if found is None or found.spatial_shape[0] < 2:
+    if found is None or found.spatial_shape[0] < 2 or not np.isfinite(found.affine).all():
         raise _unusable(path)
     return DicomMultiframe(
         path, blank(found.spatial_shape, LPS_TO_RAS @ found.affine, str(dataset.get("Modality", "")))

@@ -187,4 +187,5 @@ def find(folder: Path, *, most_labels: int, progress: Progress | None = None) ->
 def _files(folder: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
+        files = (Path(place, name) for name in sorted(names) if not name.startswith("."))
+        yield from (path for path in files if path.is_file() or not path.exists())  # a pipe would be waited for

@@ -20,8 +20,8 @@ from imaging.volume import Volume
 
 MOST_LABELS = 64
 """A file of whole numbers from 0 with at most so many distinct values is a mask, any other a scan."""
-FEW_GREYS = 8
-"""A file of at most so many values, not all of them whole numbers, is no scan but a mask that was scaled."""
+FEW_VALUES = 8
+"""A file of at most so many values, one of them below 0 or no whole number, is no scan but a mask gone wrong."""
 MAX_LABEL = 254
 """255 says that a slice has no mask."""
 MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
@@ -43,7 +43,7 @@ class Nifti:
 
     def read(self) -> Volume:
         """Scan: float32; mask: uint8."""
-        with _opened(self.path) as image:
+        with _opened(self.path, whole=True) as image:
             values = np.asarray(image.dataobj)
         if self.is_mask and values.max() > MAX_LABEL:
             raise InputError(
@@ -83,7 +83,9 @@ def read_nifti(path: Path, *, most_labels: int = MOST_LABELS) -> tuple[Nifti, tu
         shape = tuple(image.shape) + (1,) * (3 - image.ndim)
         while len(shape) > 3 and shape[-1] == 1:
             shape = shape[:-1]
-        if len(shape) > 3 or 0 in shape:
+        if 0 in shape:
+            raise InputError("the file holds no voxels", where=path, fix="export it again")
+        if len(shape) > 3:
             raise InputError(
                 f"{len(shape)} dimensions ({' × '.join(map(str, shape))}): several time points or channels in one file",
                 where=path,
@@ -108,19 +110,22 @@ def _label_values(image: Any, most: int) -> tuple[int, ...] | None:
     for index in range(image.shape[-1]):
         values = np.unique(np.asarray(image.dataobj[..., index]))
         found = np.union1d(found, values)
-        if len(found) > most or not (found >= 0).all():
+        if len(found) > most:
             return None
-    if (found == np.rint(found)).all():
+    if (found >= 0).all() and (found == np.rint(found)).all():
         return tuple(int(value) for value in found)
-    if 1 < len(found) <= FEW_GREYS:
+    if 1 < len(found) <= FEW_VALUES:
         held = ", ".join(f"{value:g}" for value in found)
         raise InputError(f"neither scan nor mask: it holds {held} only", fix="save classes as whole numbers: 0, 1, 2")
     return None
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The file as nibabel sees it, whatever its name, values still on disk; damage shows as InputError."""
+def _opened(path: Path, *, whole: bool = False) -> Iterator[Any]:
+    """The file as nibabel sees it, whatever its name, values still on disk; damage shows as InputError.
+
+    `whole` reads to the end, where gzip's checksum stands.
+    """
     try:
         with path.open("rb") as file:
             zipped = file.read(2) == GZIP
@@ -128,6 +133,8 @@ def _opened(path: Path) -> Iterator[Any]:
             kind = nib.Nifti2Image if struct.unpack("<i", stream.read(4))[0] in (540, 469893120) else nib.Nifti1Image
             stream.seek(0)
             yield kind.from_stream(stream)
+            while whole and stream.read(2**20):
+                pass
     except InputError:
         raise
     except Exception as error:  # gzip, zlib, nibabel and numpy each have errors of their own

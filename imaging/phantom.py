@@ -83,6 +83,8 @@ def _claim(folder: Path, manifest: dict[str, Any], cases: int) -> None:
     """See that the folder is ours to write, clear what a kill left half-written, and write the manifest."""
     fix = "name another folder, or empty this one"
     path = folder / MANIFEST
+    if folder.exists() and not folder.is_dir():
+        raise InputError("is no folder", where=folder, fix=fix)
     if path.exists():
         if json.loads(path.read_text()) != manifest:
             raise InputError("holds another phantom cohort", where=folder, fix=fix)

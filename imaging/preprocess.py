@@ -33,7 +33,7 @@ Millimetres = Annotated[float, Field(gt=0)]
 class Preprocess(BaseModel):
     """`[preprocess]` of study.toml: how a scan becomes the slices a network sees, at every site and centrally."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     size: tuple[Pixels, Pixels] = (384, 384)
     """Rows and columns of a slice, cropped or padded about the scan's centre (AMTKD, section 4.4.1: 384 × 384)."""

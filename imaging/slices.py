@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.atomic import replacing
-from imaging.cohort import Case, Problem
+from imaging.cohort import COPY, Case, Problem
 from imaging.errors import InputError
 from imaging.lock import Lock
 from imaging.preprocess import Preprocess
@@ -127,10 +127,11 @@ class SliceCache:
     def _build(cls, cases: Sequence[Case], recipe: Recipe, stamp: str, folder: Path, progress: Progress | None) -> Self:
         """`build`, where what is there is not true any more."""
         former, workshop = cls._former(folder), folder.with_name(f".{folder.name}.parts")
-        parts, problems = [], []
+        parts, problems, seen = [], [], set[bytes]()
         for done, case in enumerate(cases, 1):
             try:
                 part = _part(case, recipe, former, workshop)
+                _once(part, seen)
             except (InputError, OSError) as error:
                 problems.append(_problem(error, case))
                 stamp = "" if _may_pass(error) else stamp  # so that the next build tries this case again
@@ -171,6 +172,14 @@ def _part(case: Case, recipe: Recipe, former: SliceCache | None, workshop: Path)
     if (workshop / key).exists():
         return read_part(workshop / key)
     return recipe.prepare(case, key)
+
+
+def _once(part: Part, seen: set[bytes]) -> None:
+    """Enter a case's slices among those seen; InputError where they are: one copy would train, the other test."""
+    content = hashlib.sha256(np.ascontiguousarray(part.images).data).digest()
+    if content in seen:
+        raise InputError(COPY, fix="leave one copy in the folder")
+    seen.add(content)
 
 
 def _problem(error: InputError | OSError, case: Case) -> Problem:

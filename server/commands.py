@@ -36,7 +36,6 @@ def simulate_command(
     """
     from rich.console import Console
 
-    from imaging.errors import InputError
     from imaging.phantom import PROFILES
     from server.simulation import simulate
     from study.plan import check_rooms, read_study
@@ -54,9 +53,6 @@ def simulate_command(
     except KeyboardInterrupt:
         console.print("\nStopped, with every process that was started. Run the same command again to go on.")
         raise typer.Exit(130) from None
-    except InputError:
-        console.print(f"Stopped. What is done is kept in {folder}: the same command goes on from there.")
-        raise
     console.print(f"Done in {duration(time.monotonic() - started)}.")
     if until is LAST:
         console.print(f"The report: [bold]{folder / 'report.html'}[/]", highlight=False)

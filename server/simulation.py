@@ -37,7 +37,13 @@ def simulate(study: Study, folder: Path, console: Console, *, until: str = "repo
         Watch() as watch,
         Screen(study, folder, console, watch=watch) as screen,
     ):
-        Simulation(study, run, processes, screen).play(until)
+        simulation = Simulation(study, run, processes, screen)
+        simulation.check()
+        try:
+            simulation.play(until)
+        except InputError:
+            console.print(f"Stopped. What is done is kept in {folder}: the same command goes on from there.")
+            raise
 
 
 class Simulation:
@@ -53,7 +59,6 @@ class Simulation:
 
     def scans(self) -> None:
         """Phantoms are written, and whatever is wrong with anybody's scans is said before hours of training."""
-        self._check_folders()
         missing = [cohort for cohort in cohorts(self.study, self.run.folder) if not cohort.written()]
         if missing:
             jobs = {cohort.command(self._log("phantoms")): cohort for cohort in missing}
@@ -67,7 +72,8 @@ class Simulation:
         cohort.mark()
         self.run.event("cohort-written", owner=cohort.owner, profile=cohort.source.phantom, cases=cohort.source.cases)
 
-    def _check_folders(self) -> None:
+    def check(self) -> None:
+        """InputError, before anything is started, where somebody's scans are missing."""
         sources = {f"site {site.name}": site.source for site in self.study.sites}
         if none := [who for who, source in sources.items() if source is None]:
             fix = 'add `source = { folder = "…" }` or `source = { phantom = "…", cases = 12 }` there'

@@ -45,6 +45,8 @@ def _fault(fault: ErrorDetails, file: str, known: list[str]) -> str:
         words = f"is not a key of {file}" + (f", did you mean `{near[0].rpartition('.')[2]}`?" if near else "")
     elif fault["type"] == "missing":
         words = "is missing"
+    elif fault["type"] == "string_pattern_mismatch":  # names are all that has a pattern
+        words = f"use lower-case letters, digits and hyphens, at most 41, got {json.dumps(got)}"
     else:
         words = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
         if fault["type"] != "value_error" and isinstance(got, str | int | float):

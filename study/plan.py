@@ -108,7 +108,7 @@ class Study(Plan):
 def read_study(path: Path) -> Study:
     """study.toml checked whole; InputError names file, key and remedy of every fault. Folders become absolute."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=path, fix="name an existing study file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -19,7 +19,7 @@ Options = dict[str, str | int]
 
 
 def _shares(shares: tuple[float, float, float]) -> tuple[float, float, float]:
-    if abs(sum(shares) - 1) > 1e-6 or min(shares) < 0 or shares[0] == 0:
+    if not abs(sum(shares) - 1) < 1e-6 or min(shares) < 0 or shares[0] == 0:
         raise ValueError("holds three shares of patients that add up to 1, such as [0.7, 0.1, 0.2]")
     return shares
 
@@ -41,7 +41,7 @@ Split = Annotated[tuple[float, float, float], AfterValidator(_shares)]
 class Plan(BaseModel):
     """A table of study.toml: frozen, and a key it does not know is refused by name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Task(Plan):
@@ -97,7 +97,8 @@ class FolderSource(Plan):
 
 def _kind_of_source(source: Any) -> str | None:
     keys = source if isinstance(source, dict) else vars(source) if isinstance(source, Plan) else {}
-    return "<phantom>" if "phantom" in keys else "<folder>" if "folder" in keys else None
+    kinds = [kind for kind in ("phantom", "folder") if kind in keys]
+    return f"<{kinds[0]}>" if len(kinds) == 1 else None
 
 
 Source = Annotated[
@@ -105,7 +106,7 @@ Source = Annotated[
     Discriminator(
         _kind_of_source,
         custom_error_type="source",
-        custom_error_message='is no source; write { folder = "scans" } or { phantom = "promise12", cases = 12 }',
+        custom_error_message='is no source; write either { folder = "scans" } or { phantom = "promise12", cases = 12 }',
     ),
 ]
 
@@ -117,7 +118,7 @@ class Teacher(Plan):
     """A teacher of `preceptor models`."""
     options: Options = Field(default_factory=dict)
     """Options of that network, such as `encoder = "resnet18"`."""
-    epochs: int = Field(100, ge=1)
+    epochs: int = Field(100, ge=1, le=1_000_000)
     """At most; early stopping may end sooner. Paper: 100 (AMTKD, section 4.3)."""
     round_epochs: int = Field(1, ge=1)
     """Epochs that one message asks for: a lost message costs at most these, and a site is silent for as long."""
@@ -218,6 +219,8 @@ class Distill(Plan):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if len(set(self.compare)) < len(self.compare):
+            raise ValueError(f"`compare` names a scheme twice: {', '.join(self.compare)}")
         if self.lr_min > self.lr:
             raise ValueError(f"`lr_min` ({self.lr_min}) is above `lr` ({self.lr})")
         return self

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from client.check import check
 from client.check_command import check_command
 from client.sheet import OUTLINES
+from imaging.cohort import COPY
 from imaging.errors import InputError
 
 AFFINE = np.diag([0.5, 0.8, 3.0, 1.0])
@@ -102,6 +103,16 @@ def test_the_sheet_shows_every_case_that_can_be_read(folder: Path, tmp_path: Pat
         rgb = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
         assert (np.abs(picture - rgb).max(-1) < 0.1).sum() > 20  # outlines of both classes
     assert not list(tmp_path.glob("**/.*"))
+
+
+def test_a_copy_is_told_and_a_pipe_is_not_waited_for(folder: Path) -> None:
+    [image, mask] = (folder / f"patient2{end}.nii.gz" for end in ("", "_seg"))
+    (folder / "backup").mkdir()
+    for path in (image, mask):
+        (folder / "backup" / path.name).write_bytes(path.read_bytes())
+    os.mkfifo(folder / "pipe.nii.gz")
+    report = check(folder)
+    assert COPY in [problem.what for problem in report.problems]
 
 
 def test_a_sheet_of_another_kind_is_refused_before_anything_is_read(folder: Path, tmp_path: Path) -> None:

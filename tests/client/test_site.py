@@ -53,6 +53,13 @@ def test_a_wrong_site_file_is_refused_by_key(tmp_path: Path, text: str, words: s
     assert "study.toml" not in str(caught.value)
 
 
+def test_a_workspace_in_the_data_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text('name = "north"\ndata = "scans"\nworkspace = "scans/work"\nsocket = "s.sock"\n')
+    with pytest.raises(InputError, match="`workspace` lies in `data`, which is only ever read; name another folder"):
+        read_site(path)
+
+
 def test_a_missing_site_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_site(tmp_path / "none.toml")

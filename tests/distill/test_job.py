@@ -148,6 +148,17 @@ def test_a_finished_job_is_not_run_again(make_run: MakeRun) -> None:
     assert run_job(run.study, run.folder, "uniform", progress=fail) == card
 
 
+def test_a_damaged_student_is_shipped_again_from_its_checkpoint(make_run: MakeRun) -> None:
+    run = make_run()
+    card = run_job(run.study, run.folder, "uniform")
+    weights = run.folder / "distill" / "uniform" / "student.safetensors"
+    whole = weights.read_bytes()
+    for damaged in (whole[:1000], whole[:-4] + b"\0\0\0\1", None):
+        weights.unlink() if damaged is None else weights.write_bytes(damaged)
+        assert run_job(run.study, run.folder, "uniform").weights_hash == card.weights_hash
+        assert weights.read_bytes() == whole
+
+
 def test_new_answers_make_a_new_student_and_other_settings_need_another_label(make_run: MakeRun) -> None:
     run = make_run()
     card = run_job(run.study, run.folder, "uniform")

@@ -324,12 +324,20 @@ def test_a_missing_decoder_is_named_with_its_remedy(tmp_path: Path, dicom: Dicom
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "a colour picture"),
         (
             {"ImagePositionPatient": None, "SOPClassUID": SecondaryCaptureImageStorage},
-            "no position, orientation or pixel",
+            "no usable position, orientation or pixel",
         ),
-        ({"PixelSpacing": None}, "no position, orientation or pixel"),
-        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "no position, orientation or pixel"),
+        ({"PixelSpacing": None}, "no usable position, orientation or pixel"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "no usable position, orientation or pixel"),
+        ({"PixelSpacing": [0, 0]}, "no usable position, orientation or pixel"),
+        ({"PixelSpacing": [-1, -1]}, "no usable position, orientation or pixel"),
+        ({"PixelSpacing": ["nan", "nan"]}, "no usable position, orientation or pixel"),
+        ({"PixelSpacing": [1e30, 1e30]}, "no usable position, orientation or pixel"),
+        ({"ImagePositionPatient": [0, 0]}, "no usable position, orientation or pixel"),
+        ({"ImagePositionPatient": [0, 0, "nan"]}, "no usable position, orientation or pixel"),
+        ({"ImagePositionPatient": ["inf", 0, 0]}, "no usable position, orientation or pixel"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")  # pydicom's, as we write them
 def test_an_image_without_a_place_in_the_patient(tmp_path: Path, dicom: Dicom, tags: dict[str, Any], what: str) -> None:
     dicom.series(tmp_path, 1, **tags)
     assert what in fault(inspect(tmp_path))

@@ -56,6 +56,27 @@ def test_a_voxel_lies_where_nibabel_says(tmp_path: Path, values: Any) -> None:
     assert_allclose(volume.affine, source.grid.affine)
 
 
+@pytest.mark.parametrize(("value", "held"), [(-1, "-1, 0, 1, 3"), (np.nan, "0, 1, 3, nan")])
+def test_a_mask_with_a_value_that_is_no_class_is_no_scan(tmp_path: Path, labels: Any, value: float, held: str) -> None:
+    mask = labels.astype(np.float32)
+    mask[0, 0, 0] = value
+    save(tmp_path / "mask.nii.gz", mask)
+    [problem] = inspect(tmp_path).problems
+    assert problem.what == f"neither scan nor mask: it holds {held} only"
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut"])
+def test_gzips_checksum_is_compared_when_a_scan_is_read(tmp_path: Path, values: Any, damage: str) -> None:
+    path = save(tmp_path / "scan.nii.gz", values)
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[-6] ^= 0xFF  # of the checksum: the pixels cannot tell
+    path.write_bytes(content if damage == "flipped" else content[:-6])
+    source, _ = read_nifti(path)
+    with pytest.raises(InputError, match="cut short or damaged"):
+        source.read()
+
+
 @pytest.mark.parametrize("slope", [0.5, 1 / 255])
 def test_a_scaled_mask_is_taken_neither_for_a_scan_nor_for_a_mask(tmp_path: Path, labels: Any, slope: float) -> None:
     save(tmp_path / "mask.nii.gz", (labels * slope).astype(np.float32))
@@ -93,7 +114,7 @@ def test_whole_numbers_with_few_values_are_a_mask_in_any_type(tmp_path: Path, la
     "change",
     [
         lambda a: a + np.arange(7).reshape(7, 1, 1) / 9,
-        lambda a: a.astype(np.int16) - 1,
+        lambda a: np.arange(105, dtype=np.int16).reshape(7, 5, 3) - 9,
         lambda a: np.arange(105, dtype=np.uint8).reshape(7, 5, 3),
     ],
     ids=["fractions", "below zero", "105 values"],

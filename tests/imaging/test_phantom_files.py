@@ -145,3 +145,9 @@ def test_the_command_writes_cases_and_a_sheet_and_its_help_names_every_profile(
     assert (tmp_path / "site/case-0000/image.nii.gz").exists()
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
     assert all(f"`{name}`" in (phantom_command.__doc__ or "") for name in phantom.PROFILES)
+
+
+def test_a_file_is_no_place_for_a_cohort(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match=r"file: is no folder; name another folder"):
+        write_cohort("promise12", tmp_path / "file", cases=1, seed=0)

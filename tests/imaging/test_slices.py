@@ -17,7 +17,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from imaging.cohort import Case, inspect
+from imaging.cohort import COPY, Case, inspect
 from imaging.errors import InputError
 from imaging.grid import to_native
 from imaging.lock import Lock
@@ -356,6 +356,15 @@ def test_a_mask_outside_the_studys_classes_puts_its_case_aside(scans: Path, tmp_
     cache = SliceCache.build(cases, PLAN, tmp_path / "cache", classes=2)
     assert [case.id for case in cache.cases] == [cases[1].id]
     assert len(cache.problems) == 2
+
+
+def test_a_copy_of_a_scan_is_put_aside_whatever_its_name(scans: Path, tmp_path: Path) -> None:
+    for end in ("", "_seg"):
+        copied = nib.load(scans / f"patient0{end}.nii.gz")
+        nib.save(copied, scans / f"patient7{end}.nii.gz")  # gzip stamps the time: other bytes, the same scan
+    cache = build(tmp_path, cases_of(scans))
+    assert [case.patient for case in cache.cases] == ["patient0", "patient1", "patient2"]
+    assert [(problem.what, problem.where.name) for problem in cache.problems] == [(COPY, "patient7.nii.gz")]
 
 
 def test_a_bad_case_that_was_mended_is_taken(scans: Path, tmp_path: Path) -> None:

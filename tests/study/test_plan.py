@@ -68,9 +68,9 @@ def test_folders_become_absolute(read: Callable[..., Study], tmp_path: Path) -> 
         ("task.modality", None, "task.modality: is missing"),
         ("task.classes", ["all"], "task.classes: List should have at least 2 items"),
         ("task.classes", ["a", "b", "a"], "task: `classes` needs a name of its own for each class"),
-        ("name", "My Study", "name: String should match pattern"),
+        ("name", "My Study", 'name: use lower-case letters, digits and hyphens, at most 41, got "My Study"'),
         ("sites", [], "sites: List should have at least 1 item"),
-        ("sites.0.name", "../north", "sites.0.name: String should match pattern"),
+        ("sites.0.name", "../north", "sites.0.name: use lower-case letters"),
         ("sites.1.name", "north", "two sites share a name: north, north"),
         ("teacher.model", "deeplabv3", "teacher.model: no teacher is called `deeplabv3`, did you mean `deeplabv3plus`"),
         ("teacher.model", "enet", "teacher.model: no teacher is called `enet`, did you mean `unet`? There are: "),
@@ -94,7 +94,12 @@ def test_folders_become_absolute(read: Callable[..., Study], tmp_path: Path) -> 
         ("distill.amtkd.law", "printed", "distill.amtkd.law: should be 'agreement', 'as-printed' or"),
         ("federation.min_sites", 3, "`federation.min_sites` is 3 but the study has 2 sites"),
         ("student.sources", [], "student.sources: List should have at least 1 item"),
-        ("student.sources", [{"path": "x"}], 'student.sources.0: is no source; write { folder = "scans" } or'),
+        ("student.sources", [{"path": "x"}], 'student.sources.0: is no source; write either { folder = "scans" } or'),
+        ("student.sources", [{"phantom": "p", "cases": 3, "folder": "a"}], "student.sources.0: is no source; "),
+        ("teacher.split", [float("nan"), 0.5, 0.5], "teacher.split.0: should be a finite number"),
+        ("preprocess.spacing_mm", [float("inf"), 1.0], "preprocess.spacing_mm.0: should be a finite number"),
+        ("federation.resend_s", float("inf"), "federation.resend_s: should be a finite number"),
+        ("distill.compare", ["uniform", "uniform"], "distill: `compare` names a scheme twice: uniform, uniform"),
         ("student.sources", [{"phantom": "p"}], "student.sources.0.cases: is missing"),
         ("student.sources", [{"folder": "a", "cases": 3}], "student.sources.0.cases: is not a key of study.toml"),
         ("seed", 2**63, "seed: should be less than 9223372036854775808"),
@@ -133,6 +138,13 @@ def test_a_missing_or_broken_file_is_told(tmp_path: Path) -> None:
         read_study(path)
     with pytest.raises(InputError, match="cannot be read"):
         read_study(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_fault(read: Callable[..., Study], tmp_path: Path) -> None:
+    read()
+    path = tmp_path / "study.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_study(path).name == "small"
 
 
 def test_defaults_are_the_papers(content: Content) -> None:

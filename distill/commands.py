@@ -137,9 +137,10 @@ def schemes_command(as_json: AsJson = False) -> None:
         typer.echo(json.dumps(rows, indent=2))
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("scheme", "what it does", "teachers", "needs of each", title="Schemes", title_justify="left")
+    headings = ("scheme", "what it does", "teachers", "needs of each")
+    table = Table(*(Column(name, overflow="fold") for name in headings), title="Schemes", title_justify="left")
     for row in rows:
         table.add_row(row["name"], row["summary"], row["teachers"], ", ".join(row["contents"]) or "nothing")
     Console().print(table)

@@ -70,7 +70,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
     shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("network", "role", "parameters", "GFLOPs", "taps"):
         numeric = heading in ("parameters", "GFLOPs")
-        shown.add_column(heading, justify="right" if numeric else "left", no_wrap=True)
+        shown.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for each in rows:
         taps = ", ".join(f"{tap['channels']}/{tap['stride']}" for tap in each["taps"].values())
         shown.add_row(each["name"], each["role"], *figures(each), taps)

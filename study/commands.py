@@ -47,7 +47,8 @@ def study_command(
             json.dumps([dict(zip(("key", "type", "default", "meaning"), row, strict=True)) for row in rows])
         )
         return
-    table = Table(Column("key", no_wrap=True), "type", "default", "meaning", title="study.toml", show_lines=True)
+    rest = (Column(name, overflow="fold") for name in ("type", "default", "meaning"))
+    table = Table(Column("key", no_wrap=True), *rest, title="study.toml", show_lines=True)
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table)

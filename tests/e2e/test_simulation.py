@@ -31,6 +31,11 @@ PATIENCE_S = 600.0
 pytestmark = pytest.mark.slow
 
 
+def heeds_ctrl_c() -> None:
+    """As at a terminal; a shell starts what runs in the background deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Simulation:
     """`preceptor simulate` as a user starts it, and what it says."""
 
@@ -39,7 +44,14 @@ class Simulation:
         words = [sys.executable, "-m", "preceptor", "simulate", "studies/tiny.toml", "--out", str(self.run)]
         self.log = folder / "simulate.log"
         with self.log.open("w") as log:
-            self.process = subprocess.Popen([*words, *options], cwd=ROOT, stdout=log, stderr=log, process_group=0)
+            self.process = subprocess.Popen(
+                [*words, *options],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+                preexec_fn=heeds_ctrl_c,  # noqa: PLW1509  (this process has no threads of its own)
+            )
 
     def until(self, reached: Callable[[], bool]) -> None:
         """Wait for a milestone; fail with what was said if it ends before."""

@@ -38,7 +38,7 @@ class SiteConfig(Plan):
 def read_site(path: Path) -> SiteConfig:
     """site.toml checked whole, its folders absolute; InputError names file, key and remedy of every fault."""
     try:
-        config = SiteConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+        config = SiteConfig.strictly(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=path, fix="name an existing site.toml") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

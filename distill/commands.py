@@ -96,7 +96,7 @@ def changed(study: Study, settings: list[str], label: str | None) -> Study:
             raise InputError("`split` decides which slices the sites were asked about", fix=fix)
         place[name] = _value(value)
     try:
-        return study.model_copy(update={"distill": Distill.model_validate(plan)})
+        return study.model_copy(update={"distill": Distill.strictly(plan)})
     except ValidationError as error:
         what = faults(error, file="[distill]", plan=Distill)
         raise InputError(what, fix="`preceptor study` explains every key") from error

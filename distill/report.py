@@ -71,6 +71,7 @@ def _content(run: Path, study: Study) -> dict[str, Any]:
         "students": [Row(s, _across(cases[s], sites), s == study.distill.scheme) for s in schemes],
         "students_figure": figures.dots(_dice(cases), ylabel="Dice", title="Every test case") if schemes else "",
         "by_class": [{"name": s, "cells": class_means(cases[s].values(), study.task.classes[1:])} for s in schemes],
+        "tested": {site: max((len(c.get(site, [])) for c in cases.values()), default=0) for site in sites},
         "cross": _cross(run, sites),
         "cards": cards,
         "curves": _curves(run, cards, list(named)),

@@ -27,7 +27,16 @@ def rows(plan: type[BaseModel], above: str = "") -> Iterator[Row]:
         if field.description or not tables:
             yield key, _type(field.annotation), _default(field), _line(field.description)
         for table in tables:
-            yield from rows(table, f"{key}{'[]' * (get_origin(field.annotation) is list)}.")
+            within = rows(table, f"{key}{'[]' * (get_origin(field.annotation) is list)}.")
+            yield from within if len(tables) == 1 else _of_kind(within)
+
+
+def _of_kind(table: Iterator[Row]) -> Iterator[Row]:
+    """The rows of one of several kinds of table; the key that it begins with tells its kind."""
+    key, *rest = next(table)
+    yield key, rest[0], "tells the kind", rest[2]
+    for other, kind, default, meaning in table:
+        yield other, kind, f"required with `{key.rpartition('.')[2]}`" if default == "required" else default, meaning
 
 
 def faults(error: ValidationError, *, file: str, plan: type[BaseModel] | None = None) -> str:
@@ -45,6 +54,8 @@ def _fault(fault: ErrorDetails, file: str, known: list[str]) -> str:
         words = f"is not a key of {file}" + (f", did you mean `{near[0].rpartition('.')[2]}`?" if near else "")
     elif fault["type"] == "missing":
         words = "is missing"
+    elif fault["type"] == "model_type":
+        words = f"is a table of keys, got {json.dumps(got)}"
     elif fault["type"] == "string_pattern_mismatch":  # names are all that has a pattern
         words = f"use lower-case letters, digits and hyphens, at most 41, got {json.dumps(got)}"
     else:

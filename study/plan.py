@@ -108,13 +108,11 @@ class Study(Plan):
 def read_study(path: Path) -> Study:
     """study.toml checked whole; InputError names file, key and remedy of every fault. Folders become absolute."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        study = Study.strictly(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=path, fix="name an existing study file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"is not TOML: {error}", where=path, fix="mend that line") from error
-    try:
-        study = Study.model_validate(content)
     except ValidationError as error:
         what = faults(error, file=path.name, plan=Study)
         raise InputError(what, where=path, fix="`preceptor study` explains every key") from error

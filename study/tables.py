@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -42,6 +43,11 @@ class Plan(BaseModel):
     """A table of study.toml: frozen, and a key it does not know is refused by name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def strictly(cls, content: dict[str, Any]) -> Self:
+        """The table from what was read of a file, or ValidationError; `"8"` and `true` are no numbers."""
+        return cls.model_validate_json(json.dumps(content, default=str), strict=True)  # JSON has lists for tuples, too
 
 
 class Task(Plan):

@@ -93,6 +93,7 @@ def test_the_report_holds_the_figures_of_the_run(run: Path) -> None:
     assert "1 min 1 s" in page
     assert "silent for 5 s" in page
     assert page.count("data:image/png;base64,") == 2
+    assert page.count("<br><small>2 cases</small></th>") == len(SITES)
 
 
 def test_synthetic_scans_are_labelled(run: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ MAX_LABEL = 254
 MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
 HEADER_BYTES = 352
 GZIP = b"\x1f\x8b"
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it mends in a header it tells without the file
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,7 @@ def read_nifti(path: Path, *, most_labels: int = MOST_LABELS) -> tuple[Nifti, tu
         affine = np.array(image.affine, np.float64)
         affine[:3] *= MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
         if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-9:
-            raise InputError(
-                "the header gives no usable voxel size", where=path, fix="convert it again from the original"
-            )
+            raise _sizeless(path)
         values = _label_values(image, most_labels)
     grid = blank(shape[::-1], affine[:, [2, 1, 0, 3]], "" if values is None else "SEG")
     return Nifti(path, grid, values is not None), values or ()
@@ -120,6 +120,16 @@ def _label_values(image: Any, most: int) -> tuple[int, ...] | None:
     return None
 
 
+def _check_spacing(header: nib.Nifti1Header, path: Path) -> None:
+    """InputError for a voxel size of 0 that no sform replaces: nibabel would take it for 1 mm."""
+    if not header["sform_code"] and not header["pixdim"][1 : 1 + min(header["dim"][0], 3)].all():
+        raise _sizeless(path)
+
+
+def _sizeless(path: Path) -> InputError:
+    return InputError("the header gives no usable voxel size", where=path, fix="convert it again from the original")
+
+
 @contextmanager
 def _opened(path: Path, *, whole: bool = False) -> Iterator[Any]:
     """The file as nibabel sees it, whatever its name, values still on disk; damage shows as InputError.
@@ -131,6 +141,8 @@ def _opened(path: Path, *, whole: bool = False) -> Iterator[Any]:
             zipped = file.read(2) == GZIP
         with cast(BufferedIOBase, gzip.open(path) if zipped else path.open("rb")) as stream:
             kind = nib.Nifti2Image if struct.unpack("<i", stream.read(4))[0] in (540, 469893120) else nib.Nifti1Image
+            stream.seek(0)
+            _check_spacing(kind.header_class.from_fileobj(stream, check=False), path)
             stream.seek(0)
             yield kind.from_stream(stream)
             while whole and stream.read(2**20):

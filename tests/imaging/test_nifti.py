@@ -181,6 +181,26 @@ def test_no_voxel_size_is_refused(tmp_path: Path, values: Any) -> None:
         read_nifti(path)
 
 
+@pytest.mark.parametrize("pixdim", [2, 3])
+def test_a_voxel_size_of_0_is_not_taken_for_1_mm(tmp_path: Path, values: Any, pixdim: int) -> None:
+    image = nib.Nifti1Image(values, None)
+    image.header["pixdim"][pixdim] = 0
+    (tmp_path / "a.nii").write_bytes(image.header.binaryblock + bytes(4) + values.tobytes("F"))
+    with pytest.raises(InputError, match="no usable voxel size"):
+        read_nifti(tmp_path / "a.nii")
+
+
+def test_a_header_that_the_reader_mends_is_no_news(
+    tmp_path: Path, values: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save(tmp_path / "a.nii", values)
+    content = bytearray(path.read_bytes())
+    content[252:254] = b"\x0c\x00"  # a qform code that there is not
+    path.write_bytes(content)
+    assert read_nifti(path)[0].grid.array.shape == (3, 5, 7)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("name", ["mask.nii.gz", "mask.nii"])
 def test_a_truncated_mask_is_found_when_the_folder_is_read(tmp_path: Path, values: Any, labels: Any, name: str) -> None:
     save(tmp_path / "scan.nii.gz", values)

@@ -1,0 +1,116 @@
+"""Dice on the study lead's own patients whose masks the study does not read, though they exist; for real cohorts only.
+
+    python benchmarks/hidden.py runs/cardiac-seed-0 [--students amtkd supervised] [--json]
+
+Neither validation nor test patients: the student is trained on these scans, without their masks. What the teachers'
+answers are worth on them is what it can learn: each teacher, and the mixture under each weighting law. A patient's Dice
+is the mean over foreground classes, in 3-D on the network's grid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from client.matrix import student
+from distill.answered import open_answers
+from distill.batches import plain
+from distill.schemes.base import Needs
+from distill.sources import StoredAnswers
+from distill.weights import LAWS, mixture, shares, teacher_losses
+from imaging.metrics import mean_dice
+from imaging.slices import SliceCache
+from study.cohorts import lead_inspection, lead_slices, lead_split
+from study.plan import PhantomSource, Study
+from study.prediction import logits_of
+from study.run import read_study_of
+from study.training import use_threads
+
+Ids = NDArray[np.int64]
+Guess = Callable[[Ids], NDArray[np.int64]]
+"""Slice numbers (N,) → classes (N, H, W)."""
+
+
+def with_masks(study: Study) -> Study:
+    """The same study, whose lead reads every mask there is."""
+    for source in study.student.sources:
+        if isinstance(source, PhantomSource):
+            raise SystemExit("phantoms without masks have none: there is nothing hidden")
+    sources = [source.model_copy(update={"masks": None}) for source in study.student.sources]
+    return study.model_copy(update={"student": study.student.model_copy(update={"sources": sources})})
+
+
+def hidden(slices: SliceCache, whole: SliceCache) -> Iterator[tuple[Ids, NDArray[np.uint8]]]:
+    """Slices and masks of every patient that has a mask only in `whole`."""
+    for ours, full in zip(slices.cases, whole.cases, strict=True):
+        ids = np.arange(ours.start, ours.stop, dtype=np.int64)
+        if not np.array_equal(slices.images[ids], whole.images[full.start : full.stop]):
+            raise SystemExit("the lead's scans have changed since this run")
+        if full.labelled and not ours.labelled:
+            yield ids, whole.masks[full.start : full.stop]
+
+
+def guesses(study: Study, run: Path, slices: SliceCache, students: list[str]) -> dict[str, Guess]:
+    """What is compared, by name."""
+    answers = open_answers(study, run, slices, lead_split(study, slices)["train"], Needs())
+    teachers = {f"teacher {site}": partial(of_teacher, answers, n) for n, site in enumerate(answers.sites)}
+    mixtures = {f"mixture, {law}": partial(of_mixture, slices, answers, law) for law in ("uniform", *LAWS)}
+    networks = {f"student {label}": student(run / "distill" / label, study.classes) for label in students}
+    return teachers | mixtures | {name: partial(of_student, slices, network) for name, network in networks.items()}
+
+
+def of_teacher(answers: StoredAnswers, number: int, ids: Ids) -> NDArray[np.int64]:
+    """The most likely class by one teacher's stored answer."""
+    return answers.answers(ids).logits[:, number].argmax(1).numpy()
+
+
+def of_mixture(slices: SliceCache, answers: StoredAnswers, law: str, ids: Ids) -> NDArray[np.int64]:
+    """The most likely class by all stored answers, weighted as in training."""
+    batch = plain(slices, answers, ids)
+    assert batch.teachers is not None
+    probs, answered = batch.teachers.logits.float().softmax(2), batch.teachers.answered
+    losses = teacher_losses(probs, batch.masks, batch.labelled, answered)
+    weights = shares(torch.ones_like(losses), answered) if law == "uniform" else LAWS[law](losses, answered)
+    return mixture(probs, weights).argmax(1).numpy()
+
+
+def of_student(slices: SliceCache, network: nn.Module, ids: Ids) -> NDArray[np.int64]:
+    """The most likely class by a student."""
+    return logits_of(network, slices.images[ids]).argmax(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--students", nargs="*", default=[], help="folders under RUN/distill")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    use_threads(1)
+    study, run = read_study_of(arguments.run), arguments.run
+    slices, full = lead_slices(study, run), with_masks(study)
+    with tempfile.TemporaryDirectory() as folder:
+        cases = lead_inspection(full, run).cases
+        whole = SliceCache.build(cases, study.preprocess, Path(folder), classes=study.classes)
+        patients = list(hidden(slices, whole))
+        found = {
+            name: float(np.mean([mean_dice(guess(ids), masks, classes=study.classes) for ids, masks in patients]))
+            for name, guess in guesses(study, run, slices, arguments.students).items()
+        }
+    if arguments.json:
+        print(json.dumps({"patients": len(patients), "dice": found}))
+    else:
+        print(f"{len(patients)} patients without a mask in the study")
+        print("\n".join(f"{dice:.3f}  {name}" for name, dice in found.items()))
+
+
+if __name__ == "__main__":
+    main()

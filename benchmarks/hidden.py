@@ -99,7 +99,7 @@ def main() -> None:
     slices, full = lead_slices(study, run), with_masks(study)
     with tempfile.TemporaryDirectory() as folder:
         cases = lead_inspection(full, run).cases
-        whole = SliceCache.build(cases, study.preprocess, Path(folder), classes=study.classes)
+        whole = SliceCache.build(cases, study.preprocess, Path(folder) / "cache", classes=study.classes)
         patients = list(hidden(slices, whole))
         found = {
             name: float(np.mean([mean_dice(guess(ids), masks, classes=study.classes) for ids, masks in patients]))

@@ -79,7 +79,7 @@ def _case(network: nn.Module, scans: Scans, case: CachedCase, classes: list[str]
         "reference": cache.masks[rows][shown],
         "prediction": prediction[shown],
     }
-    return Evaluated(CaseMetrics(metrics=metrics, slices=len(reference)), float(np.mean(values)), overlay)
+    return Evaluated(CaseMetrics(metrics=metrics), float(np.mean(values)), overlay)
 
 
 def _shown(prediction: NDArray[np.uint8], reference: NDArray[np.uint8], classes: int) -> list[int]:
@@ -118,13 +118,15 @@ def evaluate_student(
 ) -> EvaluateReply:
     """Metrics of that student on the site's patients; those of weights met before come from the workspace.
 
-    Raises: InputError where the site has no test patient, or the weights are not the network's.
+    Raises: InputError where the site has no test patient, its policy allows no more students, or the weights are not
+    the network's.
     """
     weights_hash = digest(weights)
     name = f"{request.label}-{weights_hash[:16]}.json"
     kept = config.workspace / "evaluations" / f"{request.assignment.preprocess.fingerprint()}-{scans.identity()}" / name
     if kept.exists():
         return EvaluateReply.model_validate_json(kept.read_bytes())
+    config.policy.admit_evaluation(len(list(kept.parent.glob("*.json"))))
     network, found = student_of(request, weights), dict[Part, list[Evaluated]]()
     for part in ("val", "test"):
         progress = lambda done, cases, part=part: status.set(doing=f"evaluating ({part})", step=done, steps=cases)  # noqa: E731

@@ -30,7 +30,7 @@ class Site:
         scans = self.scans(request.assignment)
         self._teacher = None
         card = Course(self.config, request.assignment, scans).teach(request.until_epoch, self.status)
-        return self.release("teach", len(body), card)
+        return self.release("teach", request.assignment.study, len(body), card)
 
     def answer(self, body: bytes) -> bytes:
         shard = Shard.unpack(body)
@@ -39,29 +39,39 @@ class Site:
         answers = self.config.policy.released(self.teacher(shard.assignment).answer(shard))
         self.status.set(shards=self.status.now.shards + 1)
         log.info("shard %d: %d slices answered", shard.index, len(shard.slice_ids))
-        return self.release("answer", len(body), answers.header, answers.arrays())
+        return self.release("answer", shard.assignment.study, len(body), answers.header, answers.arrays())
 
     def evaluate(self, body: bytes) -> bytes:
         request, weights = unpack(body, EvaluateRequest)
         scans = self.scans(request.assignment)
         reply = evaluate_student(self.config, request, weights, scans, self.status)
-        return self.release("evaluate", len(body), reply)
+        return self.release("evaluate", request.assignment.study, len(body), reply)
 
-    def release(self, work: Work, received: int, header: Header, arrays: Arrays | None = None) -> bytes:
+    def release(self, work: Work, study: str, received: int, header: Header, arrays: Arrays | None = None) -> bytes:
         """The packed reply, once the audit log holds it; InputError, and nothing to send, where the log cannot."""
         reply = pack(header, arrays)
         shapes = {name: list(array.shape) for name, array in (arrays or {}).items()}
-        self.record(work, received, reply, kind=type(header).__name__, arrays=shapes)
+        self.record(work, study, received, reply, kind=type(header).__name__, arrays=shapes)
         return reply
 
     def record(
-        self, work: Work, received: int, reply: bytes, *, kind: str, arrays: dict[str, list[int]] | None = None
+        self,
+        work: Work,
+        study: str,
+        received: int,
+        reply: bytes,
+        *,
+        kind: str,
+        arrays: dict[str, list[int]] | None = None,
     ) -> None:
-        """Enter a reply into the audit log before it leaves; InputError, and nothing may leave, where that fails."""
+        """Enter a reply into the audit log before it leaves; InputError, and nothing may leave, where that fails.
+
+        `study` is empty for a message that was not opened.
+        """
         audit.record(
             self.config.workspace,
             message=work,
-            study=self.status.now.study,
+            study=study,
             received=received,
             reply=reply,
             kind=kind,

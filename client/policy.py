@@ -23,6 +23,10 @@ class Policy(Plan):
     max_message_mib: int = Field(1024, ge=1)
     """Size of one incoming message in MiB: bounds the service's memory."""
 
+    evaluations: int = Field(64, ge=0)
+    """Students that may be evaluated on the site's patients in one way to prepare them; 0 refuses all. Metrics of many
+    networks, made for the purpose, could tell where in a patient's scan the organ lies."""
+
     downloads: bool = False
     """Whether a teacher may begin with pretrained weights, for which the service then asks the internet once."""
 
@@ -50,6 +54,14 @@ class Policy(Plan):
             raise InputError(
                 f"a shard asks about {len(shard.slice_ids)} slices, this site's policy allows {self.max_slices}",
                 fix=f"set `federation.shard_slices` to {self.max_slices} or less",
+            )
+
+    def admit_evaluation(self, done: int) -> None:
+        """InputError where as many students as this policy allows have been evaluated."""
+        if done >= self.evaluations:
+            raise InputError(
+                f"this site's policy allows {self.evaluations} students to be evaluated on its patients",
+                fix="ask the site's engineer for more `evaluations` in the site's [policy]",
             )
 
     def released(self, answers: Answers) -> Answers:

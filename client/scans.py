@@ -5,20 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.site import SiteConfig
+from client.teacher import folder_of
+from imaging.atomic import write_text
 from imaging.cohort import Case, inspect, select, split
 from imaging.errors import InputError
 from imaging.slices import CachedCase, SliceCache
+from study.checkpoint import begun
 from study.wire import Assignment
 
 Part = Literal["train", "val", "test"]
+PARTS = "parts.json"
 log = logging.getLogger("client")
 
 
@@ -55,6 +60,8 @@ def open_scans(
 ) -> Scans:
     """Read what is not in the workspace's cache yet, one case at a time, and split by patient.
 
+    Who is in which part is settled when a teacher begins to learn, and kept beside it: patients who come later are in
+    none, so that nobody whom a teacher has seen ever counts as a test patient.
     Raises: InputError when no case with a mask can be used.
     """
     classes = len(assignment.task.classes)
@@ -71,11 +78,20 @@ def open_scans(
     cache = SliceCache.build(cases, assignment.preprocess, folder, classes=classes, progress=progress)
     for problem in (*found.problems, *cache.problems):
         log.warning("put aside: %s: %s; %s", problem.where, problem.what, problem.fix)
-    parts = split(cache.cases, seed=assignment.seed, shares=assignment.teacher.split)
+    parts = _settled(cache.cases, assignment, folder_of(config, assignment) / PARTS)
     aside = len(found.problems) + len(cache.problems) + len(found.cases) - len(usable)
-    scans = Scans(cache, {part: parts[part] for part in get_args(Part)}, aside)
+    scans = Scans(cache, parts, aside)
     log.info("patients %s, slices %s, %d cases put aside", scans.patients(), scans.counts(), aside)
     return scans
+
+
+def _settled(cases: Sequence[CachedCase], assignment: Assignment, path: Path) -> dict[Part, list[CachedCase]]:
+    """The cases of every part, by what is noted at `path`; drawn anew as long as no teacher has begun to learn."""
+    if not (path.exists() and begun(path.parent)):
+        drawn = split(cases, seed=assignment.seed, shares=assignment.teacher.split)
+        write_text(path, json.dumps({part: sorted({case.patient for case in drawn[part]}) for part in get_args(Part)}))
+    noted = json.loads(path.read_bytes())
+    return {part: [case for case in cases if case.patient in noted[part]] for part in get_args(Part)}
 
 
 def _fits(case: Case, assignment: Assignment) -> bool:

@@ -53,7 +53,7 @@ class Service:
         try:
             self._site.config.policy.admit_bytes(received)
         except InputError as error:
-            return Response(self._fail(work, received, error), 422)
+            return Response(self._fail(work, "", received, error), 422)
         key = f"{work}:{hashlib.sha256(body).hexdigest()}"
         running = self._running.get(key)
         future = running or self._worker.submit(self._handle, work, body)
@@ -63,9 +63,9 @@ class Service:
         status, reply = await asyncio.shield(asyncio.wrap_future(future))  # whoever hangs up cancels nobody's work
         try:
             if running:
-                self._site.record(work, received, reply, kind="the same again")
+                self._site.record(work, "", received, reply, kind="the same again")
         except InputError as error:
-            return Response(self._fail(work, received, error), 422)
+            return Response(self._fail(work, "", received, error), 422)
         return Response(reply, status, media_type="application/octet-stream")
 
     async def _read(self, request: Request) -> tuple[int, bytes]:
@@ -86,22 +86,21 @@ class Service:
             log.info("%s: done in %.1f s, %d bytes leave", work, time.monotonic() - started, len(reply))
             return 200, reply
         except InputError as error:
-            return 422, self._fail(work, len(body), error)
+            return 422, self._fail(work, self._site.status.now.study, len(body), error)
         except Exception as error:
             log.exception("%s: unforeseen", work)
             what = f"an unforeseen fault of the site's service ({type(error).__name__})"
-            return 422, self._fail(
-                work, len(body), InputError(what, fix="ask the site's engineer to read its service.log")
-            )
+            fault = InputError(what, fix="ask the site's engineer to read its service.log")
+            return 422, self._fail(work, self._site.status.now.study, len(body), fault)
         finally:
             self._site.status.set(busy=None, doing="")
 
-    def _fail(self, work: Work, received: int, error: InputError) -> bytes:
+    def _fail(self, work: Work, study: str, received: int, error: InputError) -> bytes:
         """The failure as a reply; where it happened stays in the log."""
         log.warning("%s: %s", work, error)
         failure = Failure(cause=error.what, site=self._site.config.name, remedy=error.fix or "")
         try:
-            return self._site.release(work, received, failure)
+            return self._site.release(work, study, received, failure)
         except InputError as unrecorded:  # these words are ours and the same for all, so they may leave unrecorded
             log.critical("%s", unrecorded)
             failure = Failure(cause=unrecorded.what, site=self._site.config.name, remedy=unrecorded.fix or "")
@@ -115,6 +114,7 @@ def serve(config: SiteConfig) -> NoReturn:
     """
     if not config.data.is_dir():
         raise InputError("is no folder", where=config.data, fix="name the folder of scans in `data` of site.toml")
+    os.umask(0o077)  # caches, checkpoints and logs of patients are the service's user's alone
     start_logging(config.workspace)
     use_threads(config.threads)
     listener = listen(config.socket)

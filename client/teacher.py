@@ -18,6 +18,7 @@ from client.site import SiteConfig
 from imaging.errors import InputError
 from models.knowledge import told
 from study.answers import Answers, AnswersHeader
+from study.checkpoint import begun
 from study.training import evaluating, load_best, weights_hash
 from study.wire import Assignment, Shard
 
@@ -90,9 +91,11 @@ def load_teacher(config: SiteConfig, assignment: Assignment) -> Teacher:
     Raises: InputError when none has been trained, or its checkpoint is damaged.
     """
     folder = folder_of(config, assignment)
-    if not folder.exists():
+    if not begun(folder):
         raise InputError(
-            "no teacher has been trained here for this study", where=folder, fix="train the teachers first"
+            "no teacher has been trained here for this study, or its workspace was emptied since",
+            where=folder,
+            fix="train the teachers first; if the run takes this one for finished, delete its teachers/SITE.json there",
         )
     weights = load_best(folder)
     network = build(assignment, fresh=False)

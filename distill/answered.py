@@ -38,7 +38,8 @@ def open_answers(
         withheld = [name for name in needs.contents if name not in one.contents]
         if withheld:
             what = f"site {one.site} did not release {' and '.join(withheld)}, which the scheme needs"
-            fix = "ask the site to allow it in its policy and collect again, or set `distill.amtkd.alpha` to 0"
+            allow = f"ask the site to allow it in its policy, remove {store.folder / one.site} and {COLLECT}"
+            fix = f"learn without it (`--set amtkd.alpha=0 --label NAME`, or in the study), or {allow}"
             raise InputError(what, where=store.folder / one.site, fix=fix)
     return StoredAnswers(unpacked, needs.contents)
 

@@ -21,7 +21,7 @@ import models
 from distill import schemes
 from distill.answered import open_answers
 from distill.batches import TrainingBatches, plain
-from distill.card import Check, StudentCard, read_card, write_card
+from distill.card import CARD, Check, StudentCard, read_card, write_card
 from distill.history import History
 from distill.origin import Origin
 from distill.schemes.base import Scheme
@@ -107,7 +107,10 @@ def _finished(folder: Path) -> StudentCard | None:
         whole = weights_hash(load_file(folder / WEIGHTS)) == card.weights_hash
     except (OSError, SafetensorError):
         whole = False
-    return card if whole else None
+    if not whole:
+        return None
+    (folder / CARD).touch()  # younger than the answers: they may have been collected again, and be the same
+    return card
 
 
 def _trained(

@@ -68,8 +68,8 @@ def histogram(groups: dict[str, NDArray[np.float64]], *, xlabel: str, title: str
 def dots(groups: dict[str, dict[str, Sequence[float]]], *, ylabel: str, title: str) -> str:
     """Every case as a dot: a column of the axis a site, a colour a scheme, a bar at the mean. As SVG."""
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(max(5.2, 1.6 * len(next(iter(groups.values()), {}))), 3.2)
-        sites = list(next(iter(groups.values()), {}))
+        sites = list(dict.fromkeys(site for by_site in groups.values() for site in by_site))
+        figure, axes = _figure(max(5.2, 1.6 * len(sites)), 3.2)
         width = 0.8 / max(1, len(groups))
         for position, ((name, by_site), colour) in enumerate(zip(groups.items(), _cycle(len(groups)), strict=True)):
             for column, site in enumerate(sites):

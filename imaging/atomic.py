@@ -28,6 +28,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _sync_one(path.parent)
     except OSError as error:
+        if former.exists() and not path.exists():  # the second rename failed: the old folder is better than none
+            former.replace(path)
         raise InputError(
             f"cannot be written ({error.strerror or error})",
             where=path,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from models.registry import Spec, check_options, create, names, spec
+from models.registry import TAPS, Spec, check_options, create, names, spec
 
 if TYPE_CHECKING:
     from models.taps import tap
 
-__all__ = ["Spec", "check_options", "create", "names", "spec", "tap"]
+__all__ = ["TAPS", "Spec", "check_options", "create", "names", "spec", "tap"]
 
 
 def __getattr__(name: str) -> Any:

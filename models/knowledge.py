@@ -13,12 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.registry import TAPS
 from models.taps import tap
 
 NO_MASK = 255
 """Mask value of a slice that nobody has outlined."""
-TAPS = ("encoder", "decoder")
-"""\"The final feature layer of each teacher's encoder and decoder\" (AMTKD, section 3.2)."""
 SMALLEST_NORM = 1e-8
 """A region feature shorter than this has no direction to compare."""
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from models.network import Network
 
 Role = Literal["student", "teacher"]
+TAPS = ("encoder", "decoder")
+"""\"The final feature layer of each teacher's encoder and decoder\" (AMTKD, section 3.2)."""
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,6 @@ def _conduct(name: str, study: Study, run: Run, line: Line) -> None:
     if name not in PHASES:
         raise InputError(f"no phase is called `{name}`", where="run config", fix=f"choose one of {', '.join(PHASES)}")
     phase, plan = PHASES[name](study, run), study.federation
-    roster = Roster(run, phase.sites, min_sites=plan.min_sites, settled=phase.settled)
+    roster = Roster(run, name, phase.sites, min_sites=plan.min_sites, settled=phase.settled)
     roster.gather(line, patience_s=plan.patience_s)
     Exchange(phase, roster, line, Traffic(run.folder / "traffic.json"), plan).complete()

@@ -52,6 +52,9 @@ class Collection:
             what = f"answers of another teacher than the one whose card is in teachers/{site}.json"
             raise InputError(what, fix=f"delete that card and store/{site}, and run the phases again")
         self.store.write(answers, card)
+        withheld = [name for name in ("attention", "contrast") if not getattr(answers, name)]
+        if withheld and index == 0:  # known now, or after hours, from the first scheme that needs it
+            self.run.event("withheld", site=site, contents=withheld)
         self.run.event("collected", site=site, shard=index, of=len(self.shards), bytes=len(body))
 
     def _shard(self, site: str, index: int) -> Shard:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from enum import Enum
 from pathlib import Path
@@ -39,6 +41,7 @@ def simulate_command(
     from imaging.phantom import PROFILES
     from server.simulation import simulate
     from study.plan import check_rooms, read_study
+    from study.run import STUDY
 
     plan = read_study(study)
     if seed is not None:
@@ -49,6 +52,9 @@ def simulate_command(
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
+        if not (folder / STUDY).exists():
+            with console.status("building the study's networks once"):
+                _check_networks(study)
         simulate(plan, folder, console, until=until.value)
     except KeyboardInterrupt:
         console.print("\nStopped, with every process that was started. Run the same command again to go on.")
@@ -56,6 +62,15 @@ def simulate_command(
     console.print(f"Done in {duration(time.monotonic() - started)}.")
     if until is LAST:
         console.print(f"The report: [bold]{folder / 'report.html'}[/]", highlight=False)
+
+
+def _check_networks(study: Path) -> None:
+    """Exit in its words unless `preceptor study` finds the file sound: by itself, as torch would stay in our memory."""
+    words = [sys.executable, "-m", "preceptor", "study", str(study)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        typer.echo(done.stderr.strip(), err=True)
+        raise typer.Exit(done.returncode)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

@@ -16,8 +16,9 @@ from typing import Any
 from imaging.errors import InputError
 from server.deployment import HOST, Coordinator, Hospital, free_ports
 from server.processes import Processes
+from server.tail import Tail
 from study.plan import Study
-from study.run import Run
+from study.run import EVENTS, Run
 
 SOCKET_BYTES = 100
 """Longest path that we give a unix socket; Linux allows 107 bytes, macOS 103."""
@@ -62,22 +63,20 @@ class Federation:
 
     def conduct(self, phase: str) -> None:
         """One phase as one Flower run, to its end; InputError in the coordinator's words when it fails."""
-        before = len(self._ends(phase))
+        log = Tail(self.run.folder / EVENTS)
+        log.read()
         (printed,) = self.processes.complete([self.coordinator.run(phase, self.run.folder)], tick=self.tick)
         number = json_in(printed)["run-id"]
-        asked = time.monotonic()
-        while len(ends := self._ends(phase)) == before:
+        asked, dead = time.monotonic(), None
+        while not (ends := [e for e in log.read() if e["kind"] == "phase-ended" and e["phase"] == phase]):
+            if dead:  # and no end of its own among the last events either
+                raise dead
             self.tick()
             self.processes.check()
             if time.monotonic() - asked > ASK_S:
                 dead, asked = self._dead(phase, number), time.monotonic()
-                if dead and len(self._ends(phase)) == before:
-                    raise dead
         if fault := ends[-1]["fault"]:
             raise InputError(fault["cause"], where=fault.get("where"), fix=fault.get("remedy"))
-
-    def _ends(self, phase: str) -> list[dict[str, Any]]:
-        return [event for event in self.run.events("phase-ended") if event["phase"] == phase]
 
     def _dead(self, phase: str, number: str) -> InputError | None:
         """Why the ServerApp ended without saying how (killed, out of memory); None while it runs."""

@@ -21,9 +21,16 @@ class Roster:
     """
 
     def __init__(
-        self, run: Run, sites: Sequence[str], *, min_sites: int, settled: int = 0, clock: Clock = time.monotonic
+        self,
+        run: Run,
+        phase: str,
+        sites: Sequence[str],
+        *,
+        min_sites: int,
+        settled: int = 0,
+        clock: Clock = time.monotonic,
     ) -> None:
-        self.run, self.min_sites, self.settled, self.clock = run, min_sites, settled, clock
+        self.run, self.phase, self.min_sites, self.settled, self.clock = run, phase, min_sites, settled, clock
         now = clock()
         self.heard = dict.fromkeys(sites, now)
 
@@ -61,7 +68,7 @@ class Roster:
     def leave_out(self, site: str, cause: str, remedy: str) -> None:
         """Go on without a site; InputError when too few are left."""
         del self.heard[site]
-        self.run.event("site-left-out", site=site, cause=cause, remedy=remedy)
+        self.run.event("site-left-out", phase=self.phase, site=site, cause=cause, remedy=remedy)
         left = len(self.heard) + self.settled
         if left < self.min_sites:
             what = f"{cause}; without it {left} sites are left, `federation.min_sites` asks for {self.min_sites}"

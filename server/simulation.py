@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,19 +32,27 @@ def simulate(study: Study, folder: Path, console: Console, *, until: str = "repo
     Each part does only what is not done yet. However this ends, no process that it started goes on.
     Raises: InputError saying what ended it; KeyboardInterrupt.
     """
-    run = create_or_resume(folder, study)
-    with (
-        Processes(folder / "processes.json") as processes,
-        Watch() as watch,
-        Screen(study, folder, console, watch=watch) as screen,
-    ):
-        simulation = Simulation(study, run, processes, screen)
-        simulation.check()
-        try:
-            simulation.play(until)
-        except InputError:
-            console.print(f"Stopped. What is done is kept in {folder}: the same command goes on from there.")
-            raise
+    check(study)
+    with Processes(folder / "processes.json") as processes:  # the lock first: nobody changes another's study
+        run = create_or_resume(folder, study)
+        with Watch() as watch, Screen(study, folder, console, watch=watch) as screen:
+            try:
+                Simulation(study, run, processes, screen).play(until)
+            except InputError:
+                console.print(f"Stopped. What is done is kept in {folder}: the same command goes on from there.")
+                raise
+
+
+def check(study: Study) -> None:
+    """InputError, before anything is started, where somebody's scans are missing."""
+    sources = {f"site {site.name}": site.source for site in study.sites}
+    if none := [who for who, source in sources.items() if source is None]:
+        fix = 'add `source = { folder = "…" }` or `source = { phantom = "…", cases = 12 }` there'
+        raise InputError(f"{none[0]} has no `source`, and a simulation has no hospital to ask", fix=fix)
+    sources |= {f"the student's source {n}": source for n, source in enumerate(study.student.sources, 1)}
+    for who, source in sources.items():
+        if isinstance(source, FolderSource) and not source.folder.is_dir():
+            raise InputError(f"the scans of {who} are missing", where=source.folder, fix="mend it in the study")
 
 
 class Simulation:
@@ -71,17 +80,6 @@ class Simulation:
     def _written(self, cohort: Cohort) -> None:
         cohort.mark()
         self.run.event("cohort-written", owner=cohort.owner, profile=cohort.source.phantom, cases=cohort.source.cases)
-
-    def check(self) -> None:
-        """InputError, before anything is started, where somebody's scans are missing."""
-        sources = {f"site {site.name}": site.source for site in self.study.sites}
-        if none := [who for who, source in sources.items() if source is None]:
-            fix = 'add `source = { folder = "…" }` or `source = { phantom = "…", cases = 12 }` there'
-            raise InputError(f"{none[0]} has no `source`, and a simulation has no hospital to ask", fix=fix)
-        sources |= {f"the student's source {n}": source for n, source in enumerate(self.study.student.sources, 1)}
-        for who, source in sources.items():
-            if isinstance(source, FolderSource) and not source.folder.is_dir():
-                raise InputError(f"the scans of {who} are missing", where=source.folder, fix="mend it in the study")
 
     def train(self) -> None:
         if Training(self.study, self.run).sites:
@@ -135,10 +133,15 @@ class Simulation:
         return any(store.missing(site, asked) for site in self._teachers())
 
     def _distilled(self, scheme: str) -> bool:
-        """Whether the student is there, and no answer came after it."""
+        """Whether the student is there, of today's settings, and no answer came after it."""
         card = self.run.folder / "distill" / scheme / "student.json"
         newest = max((event["time"] for event in self.run.events("collected")), default=0.0)
-        return card.exists() and card.stat().st_mtime >= newest
+        try:
+            young, had = card.stat().st_mtime >= newest, json.loads(card.read_bytes())["settings"]
+        except (OSError, ValueError, LookupError, TypeError):  # whatever it is, `preceptor distill` says it better
+            return False
+        asked = self.study.distill.model_dump(mode="json", exclude={"scheme", "compare"})
+        return young and all(had.get(key) == value for key, value in asked.items())
 
     def _job(self, scheme: str) -> Command:
         words = ["distill", str(self.run.folder), "--scheme", scheme]

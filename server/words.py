@@ -51,6 +51,10 @@ WORDS: dict[str, Callable[[Event], str]] = {
     "taught": _taught,
     "asking": lambda e: f"{e['slices']} slices in {e['shards']} shards go to {', '.join(e['sites'])}",
     "collected": lambda e: f"{e['site']}: shard {e['shard'] + 1} of {e['of']} ({e['bytes'] / 1e6:.1f} MB)",
+    "withheld": lambda e: (
+        f"{e['site']}: its policy withholds {' and '.join(e['contents'])}; a scheme that needs it will be refused"
+    ),
+    "settings-changed": lambda e: f"goes on with other values of {', '.join(e['keys'])}",
     "put-aside": lambda e: f"a scan of the study lead is put aside: {e['what']}",
     "validation": _validated,
     "evaluated": lambda e: f"{e['site']}: {e['label']} on {e['cases']} test patients",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+import models
 from imaging.errors import InputError
 from study.envelope import Arrays, Header, expect, pack, unpack
 from study.plan import Name
@@ -17,8 +17,8 @@ from study.wire import CONTENTS, Shard
 
 __all__ = ["CONTENTS", "Answers", "AnswersHeader", "check"]
 
-TAPPED = re.compile(r"(attention|contrast|valid)/[a-z0-9-]{1,40}")
-"""Names of the arrays that there is one of for each tap."""
+GROUPS = ("attention", "contrast", "valid")
+"""What there is an array of for each tap."""
 
 
 class AnswersHeader(Header):
@@ -48,14 +48,14 @@ class Answers:
     def arrays(self) -> Arrays:
         """All arrays under flat names: `logits`, `attention/encoder`, `contrast/encoder`, `valid/encoder`, …"""
         named: dict[str, Any] = {"slice_ids": self.slice_ids, "logits": self.logits}
-        for group in ("attention", "contrast", "valid"):
+        for group in GROUPS:
             named |= {f"{group}/{tap}": array for tap, array in getattr(self, group).items()}
         return named
 
     @classmethod
     def from_arrays(cls, header: AnswersHeader, arrays: Arrays) -> Answers:
         """The inverse of `arrays`."""
-        groups: dict[str, dict[str, Any]] = {"attention": {}, "contrast": {}, "valid": {}}
+        groups: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
         for name, array in arrays.items():
             group, _, tap = name.partition("/")
             if tap:
@@ -82,12 +82,16 @@ def check(header: AnswersHeader, arrays: Arrays, shard: Shard) -> None:
         raise InputError("answers slices that were not asked")
     expect(arrays, "logits", np.float16, (n, classes, *shard.assignment.preprocess.size))
     for name in sorted(arrays.keys() - {"slice_ids", "logits"}):
-        group = name.partition("/")[0]
-        if not TAPPED.fullmatch(name) or ("contrast" if group == "valid" else group) not in shard.wants:
+        group, _, tap = name.partition("/")
+        asked = group in GROUPS and ("contrast" if group == "valid" else group) in shard.wants
+        if not asked or tap not in models.TAPS:
             raise InputError(f"array `{name}` was not asked for")
         (_check_attention if group == "attention" else _check_contrast)(name, arrays, shard)
     if _taps(arrays, "contrast") != _taps(arrays, "valid"):
         raise InputError("region contrast came without the flags that say where it is valid")
+    for group in GROUPS:
+        if lacking := (taps := _taps(arrays, group)) and sorted(set(models.TAPS) - taps):
+            raise InputError(f"array `{group}/{lacking[0]}` is missing")
 
 
 def _check_header(header: AnswersHeader, shard: Shard) -> None:

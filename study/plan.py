@@ -101,8 +101,9 @@ class Study(Plan):
         return self.teacher.model_copy(update={"model": site.model or self.teacher.model, "options": options})
 
     def hash(self) -> str:
-        """Twelve hex digits that change with any setting: what a run directory is checked against."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:12]
+        """Twelve hex digits that change with any setting that a student's weights depend on."""
+        settings = self.model_dump(mode="json", exclude={"federation": True, "distill": {"scheme", "compare"}})
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def read_study(path: Path) -> Study:

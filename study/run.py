@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ from study.plan import Study, faults
 STUDY, VERSIONS, EVENTS = "study.json", "versions.json", "events.jsonl"
 SHOWN = 6
 """Differing keys that a message names; the rest is counted."""
+MAY_CHANGE = re.compile(r"federation\.(?!shard_slices$)|distill\.(?!split\.)")
+"""Keys, by how they begin, that a run may go on with other values of: what was asked of the sites stays what it was."""
+WORK_OF = {"taught": "train", "collected": "collect", "evaluated": "evaluate"}
+"""The event that says that a site has done some of a phase's work."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +35,21 @@ class Run:
     folder: Path
 
     def event(self, kind: str, **values: Any) -> None:
-        """Append `{"time": seconds since 1970, "kind": kind, …}` as one line, in one write."""
+        """Append `{"time": seconds since 1970, "kind": kind, …}` as one line; InputError where the disk is full."""
         line = json.dumps({"time": round(time.time(), 3), "kind": kind, **values}, allow_nan=False, default=str)
+        try:
+            self._append(line.encode())
+        except OSError as error:
+            what = f"what happens cannot be recorded ({error.strerror})"
+            raise InputError(what, where=self.folder / EVENTS, fix="free some space and run again") from error
+
+    def _append(self, line: bytes) -> None:
         path = self.folder / EVENTS
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             size = os.fstat(handle).st_size
             torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"  # a kill or a full disk cut the last line
-            os.write(handle, (b"\n" if torn else b"") + line.encode() + b"\n")
+            os.write(handle, (b"\n" if torn else b"") + line + b"\n")
         finally:
             os.close(handle)
 
@@ -62,22 +74,27 @@ def events(folder: Path) -> list[dict[str, Any]]:
 
 
 def left_out(folder: Path) -> dict[str, dict[str, Any]]:
-    """Sites that the coordinator left out and that have done nothing since, each with the event that says why."""
-    last = {e["site"]: e for e in events(folder) if e["kind"] in {"site-left-out", "taught", "collected", "evaluated"}}
-    return {site: event for site, event in last.items() if event["kind"] == "site-left-out"}
+    """Sites that a phase went on without and that have done no work of it since, each with the event that says why."""
+    out: dict[tuple[str, str], dict[str, Any]] = {}
+    for event in events(folder):
+        if event["kind"] == "site-left-out":
+            out[event["site"], event["phase"]] = event
+        elif phase := WORK_OF.get(event["kind"]):
+            out.pop((event["site"], phase), None)
+    return {site: event for (site, _), event in out.items()}
 
 
 def create_or_resume(folder: Path, study: Study) -> Run:
-    """The run folder for a study, made or gone on with.
+    """The run folder for a study, made or gone on with; other values of keys that may change take the place of the old.
 
     Raises: InputError naming the keys that differ when the folder belongs to another study.
     """
-    path = folder / STUDY
-    if path.exists():
-        _same(study, json_of(path), folder)
-    else:
+    path, run, now = folder / STUDY, Run(folder), versions()
+    changed = _changed(study, json_of(path), folder) if path.exists() else []
+    if changed:
+        run.event("settings-changed", keys=changed)
+    if changed or not path.exists():
         write_text(path, json.dumps(study.model_dump(mode="json"), indent=2) + "\n")
-    run, now = Run(folder), versions()
     then = json_of(folder / VERSIONS) if (folder / VERSIONS).exists() else None
     if then != now:
         if then is not None:  # the student may differ in its last bits from here on
@@ -129,10 +146,12 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     return [key for key in sorted(flat_a | flat_b) if flat_a.get(key, _flat) != flat_b.get(key, _flat)]
 
 
-def _same(study: Study, content: dict[str, Any], folder: Path) -> None:
-    keys = differing(content, study.model_dump(mode="json"))
+def _changed(study: Study, content: dict[str, Any], folder: Path) -> list[str]:
+    """Keys that differ and may; InputError where others do."""
+    changed = differing(content, study.model_dump(mode="json"))
+    keys = [key for key in changed if not MAY_CHANGE.match(key)]
     if not keys:
-        return
+        return changed
     more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
     what = f"belongs to another study; differing: {', '.join(keys[:SHOWN])}{more}"
     raise InputError(what, where=folder, fix=f"choose another folder with `--out`, or remove {folder}")

@@ -98,14 +98,14 @@ class AnswerStore:
         if not 0 < len(answers.slice_ids) <= self.shard_slices:
             raise ValueError(f"{len(answers.slice_ids)} slices in a shard of {self.shard_slices}")
         self._admit(answers.header, card, arrays)
-        self._mark(site, index, ABSENT)
         try:
+            self._mark(site, index, ABSENT)
             self._write(site, index, arrays)
+            self._mark(site, index, bytes.fromhex(digest(arrays)))
         except OSError as error:
             raise InputError(
                 "answers cannot be stored", where=self._path(site), fix="free some space and collect again"
             ) from error
-        self._mark(site, index, bytes.fromhex(digest(arrays)))
 
     def read(self, site: str, index: int) -> Answers:
         """One shard's answers, as they were written.

@@ -7,11 +7,11 @@ Every message is a frozen class; both ends check shape, dtype, finiteness and id
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from imaging.augment_plan import Augment
 from imaging.errors import InputError
@@ -28,6 +28,15 @@ __all__ = [
 Content = Literal["logits", "attention", "contrast"]
 CONTENTS: tuple[Content, ...] = ("logits", "attention", "contrast")
 """What a shard can ask for; `attention` and `contrast` hold one array a tap."""
+
+
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Parts = Annotated[dict[Literal["train", "val", "test"], Count], Field(min_length=3)]
+"""A count for each part of a site's patients."""
+Metric = Literal["dice", "iou", "voe", "hd95", "assd"]
+SHARES = ("dice", "iou", "voe")
+"""Metrics that are at most 1; the others are millimetres."""
 
 
 class Assignment(Header):
@@ -53,9 +62,9 @@ class TeachRequest(Header):
 class Epoch(Header):
     """One epoch of a teacher: mean training loss, validation Dice over foreground classes and cases, seconds."""
 
-    epoch: int
+    epoch: Count
     loss: float
-    dice: float
+    dice: Share
     seconds: float
 
 
@@ -65,20 +74,20 @@ class Card(Header):
     site: Name
     model: str
     options: Options
-    parameters: int
+    parameters: Count
     weights_hash: str
     """SHA-256 of the best epoch's weights: two answers under one hash come from one teacher."""
     fingerprint: str
-    epochs: int
+    epochs: Count
     """Epochs trained so far."""
     finished: bool
     """True when the last epoch is reached or early stopping ended it."""
-    dice: float
+    dice: Share
     """Validation Dice of the best epoch, which smoothed Dice chose."""
-    best_epoch: int
-    patients: dict[Literal["train", "val", "test"], int]
-    slices: dict[Literal["train", "val", "test"], int]
-    set_aside: int
+    best_epoch: Count
+    patients: Parts
+    slices: Parts
+    set_aside: Count
     """Cases that could not be used; which and why stands in the site's own log only."""
     history: list[Epoch]
 
@@ -140,8 +149,13 @@ class EvaluateRequest(Header):
 class CaseMetrics(Header):
     """One patient's scan, unnamed: metric → class name → value; null where the metric is undefined for that case."""
 
-    metrics: dict[str, dict[str, float | None]]
-    slices: int
+    metrics: Annotated[dict[Metric, dict[str, Annotated[float, Field(ge=0)] | None]], Field(min_length=5)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if max((value or 0.0 for metric in SHARES for value in self.metrics[metric].values()), default=0.0) > 1:
+            raise ValueError(f"{', '.join(SHARES)} are at most 1")
+        return self
 
 
 class EvaluateReply(Header):
@@ -155,3 +169,12 @@ class EvaluateReply(Header):
     weights_hash: str
     val: list[CaseMetrics]
     test: list[CaseMetrics]
+
+    def check(self, classes: list[str]) -> None:
+        """InputError unless there is a test case, and every metric of every case is of these foreground classes."""
+        if not self.test:
+            raise InputError("metrics of no test case", fix="the site's engineer finds more in the site's service.log")
+        for case in (*self.val, *self.test):
+            for metric, values in case.metrics.items():
+                if set(values) != set(classes):
+                    raise InputError(f"{metric} of {sorted(values)}, the study's classes are {sorted(classes)}")

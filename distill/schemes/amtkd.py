@@ -14,7 +14,7 @@ from distill.losses.kl import KL, soften
 from distill.schemes.base import Batch, Needs, Scheme, TeacherBatch, mean_where
 from distill.schemes.supervised import segmentation
 from distill.weights import LAWS, mixture, teacher_losses
-from models.knowledge import TAPS, attention_map, region_contrast
+from models.knowledge import attention_map, region_contrast
 
 
 class Amtkd(Scheme):
@@ -33,7 +33,7 @@ class Amtkd(Scheme):
         if batch.teachers is None:
             raise ValueError("this scheme needs teachers, the batch has none")
         plan, teachers = self.plan.amtkd, batch.teachers
-        with models.tap(self.student, TAPS if plan.alpha else ()) as features:
+        with models.tap(self.student, models.TAPS if plan.alpha else ()) as features:
             logits = self.student(batch.images).float()
         weights = self.weights(teachers, batch.masks, batch.labelled)
         heard = weights.sum(1) > 0
@@ -61,7 +61,7 @@ def attention_distances(features: dict[str, Tensor], teachers: TeacherBatch, *, 
     slice's size weighs four times one at an eighth, and at the paper's alpha it drowns every other term.
     """
     total = torch.zeros(teachers.answered.shape, device=teachers.answered.device)
-    for tap in TAPS:
+    for tap in models.TAPS:
         own = attention_map(features[tap].float())
         distances = torch.stack([attention_transfer(own, theirs) for theirs in teachers.attention[tap]], dim=1)
         total = total + distances / (math.sqrt(own[0].numel()) if scaled else 1.0)
@@ -75,7 +75,7 @@ def contrast_distances(features: dict[str, Tensor], teachers: TeacherBatch, mask
     """
     n, t = teachers.answered.shape
     total = torch.zeros(n, t, device=masks.device)
-    for tap in TAPS:
+    for tap in models.TAPS:
         own, measured = region_contrast(features[tap].float(), masks, classes)
         valid = measured[:, None] & teachers.valid[tap]
         student = own[:, None].expand_as(valid)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import models
 from client.evaluate import evaluate, evaluate_student, student_of
+from client.policy import Policy
 from client.scans import Scans, open_scans
 from client.site import SiteConfig
 from client.status import Status
@@ -65,19 +66,25 @@ def test_a_perfect_network_is_perfect_on_the_scans_own_voxels(site: tuple[SiteCo
     for evaluated in found:
         assert evaluated.metrics.metrics["dice"] == {"organ": 1.0, "lesion": 1.0}
         assert evaluated.metrics.metrics["hd95"] == {"organ": 0.0, "lesion": 0.0}
-    assert sorted(e.metrics.slices for e in found) == sorted(c.stop - c.start for c in site[1].parts["test"])
     assert case_dice(Oracle(site[1]), site[1].cache, site[1].parts["val"], 3) == 1
 
 
 def test_the_order_is_the_same_for_every_network_and_not_that_of_the_ids(site: tuple[SiteConfig, Scans]) -> None:
     scans = site[1]
     everyone = Scans(scans.cache, scans.parts | {"test": list(scans.cache.cases)}, 0)
+    owner = {
+        scans.cache.images[i].tobytes(): case.id for case in scans.cache.cases for i in range(case.start, case.stop)
+    }
     orders = [
-        [evaluated.metrics.slices for evaluated in evaluate(Oracle(scans, wrong), everyone, "test", CLASSES)]
+        [
+            owner[found.overlay["image"][0].tobytes()]
+            for found in evaluate(Oracle(scans, wrong), everyone, "test", CLASSES)
+        ]
         for wrong in (frozenset[str](), frozenset({scans.cache.cases[2].id}))
     ]
     assert orders[0] == orders[1]
-    assert orders[0] != [case.stop - case.start for case in scans.cache.cases]
+    assert sorted(orders[0]) == sorted(ids := [case.id for case in scans.cache.cases])
+    assert orders[0] != ids
 
 
 def test_a_split_without_patients_is_named(site: tuple[SiteConfig, Scans]) -> None:
@@ -143,6 +150,16 @@ def test_other_weights_are_evaluated_anew(site: tuple[SiteConfig, Scans]) -> Non
     first = evaluate_student(config, request(), weights(), scans, Status("north"))
     other = {name: np.asarray(array * 2) for name, array in weights().items()}
     assert evaluate_student(config, request(), other, scans, Status("north")).weights_hash != first.weights_hash
+
+
+def test_a_policy_bounds_how_many_students_are_evaluated(site: tuple[SiteConfig, Scans]) -> None:
+    config, scans = site
+    evaluate_student(config, request(), weights(), scans, Status("north"))
+    strict = config.model_copy(update={"policy": Policy(evaluations=1)})
+    evaluate_student(strict, request(), weights(), scans, Status("north"))
+    third = {name: np.asarray(array * 3) for name, array in weights().items()}
+    with pytest.raises(InputError, match="allows 1 students"):
+        evaluate_student(strict, request(), third, scans, Status("north"))
 
 
 def test_the_worst_case_comes_first_among_the_pictures(site: tuple[SiteConfig, Scans], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,6 +167,30 @@ def test_parts_share_no_patient_and_the_damaged_file_is_counted(course: Course) 
     assert sum(map(len, owners)) == len(set.union(*owners)) == 7
     assert not any(DAMAGED in owner for part in owners for owner in part)
     assert scans.set_aside == 1
+
+
+def test_who_comes_after_the_training_began_is_in_no_part(scans: Path, tmp_path: Path, assignment: Assignment) -> None:
+    data = tmp_path / "scans"
+    shutil.copytree(scans, data)
+    later = {path: path.read_bytes() for path in sorted(data.iterdir())[:2]}
+    for path in later:
+        path.unlink()
+    config = write_site(tmp_path, data)
+    before = open_scans(config, assignment)
+    folder = folder_of(config, assignment)
+    for path, content in later.items():
+        path.write_bytes(content)
+    assert sum(open_scans(config, assignment).patients().values()) > sum(before.patients().values()), "nobody has begun"
+    for path in later:
+        path.unlink()
+    before = open_scans(config, assignment)
+    (folder / "checkpoint.pt").touch()
+    for path, content in later.items():
+        path.write_bytes(content)
+    after = open_scans(config, assignment)
+    assert len(after.cache.cases) > len(before.cache.cases)
+    assert after.patients() == before.patients()
+    assert after.identity() == before.identity()
 
 
 def test_a_study_that_leaves_nobody_to_validate_on_is_refused_before_training(course: Course) -> None:

@@ -23,7 +23,7 @@ SITES = ("hospital-a", "hospital-b", "hospital-c")
 
 def case(dice: float | None, hd95: float | None = 3.0) -> CaseMetrics:
     metrics = {"dice": dice, "iou": 0.5, "voe": 0.5, "hd95": hd95, "assd": 1.0}
-    return CaseMetrics(metrics={name: {"prostate": value} for name, value in metrics.items()}, slices=7)
+    return CaseMetrics(metrics={name: {"prostate": value} for name, value in metrics.items()})
 
 
 def student(label: str) -> StudentCard:
@@ -59,7 +59,7 @@ def run(tmp_path: Path) -> Path:
     _write(tmp_path / "cross.json", json.dumps([row]))
     _write(tmp_path / "traffic.json", json.dumps({SITES[0]: {"sent": 1_000_000, "received": 2_500_000, "messages": 4}}))
     run.event("phase-ended", phase="train", seconds=61.0, fault=None)
-    run.event("site-left-out", site=SITES[2], cause="silent for 5 s", remedy="start it")
+    run.event("site-left-out", phase="train", site=SITES[2], cause="silent for 5 s", remedy="start it")
     folder = tmp_path / "hospitals" / SITES[0] / "workspace" / "overlays" / "amtkd"
     folder.mkdir(parents=True)
     mask = np.zeros((2, 13, 17), np.uint8)

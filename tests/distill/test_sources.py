@@ -105,8 +105,8 @@ def test_a_site_that_was_left_out_halfway_counts_where_it_answered(make_run: Mak
     run = make_run(answered=False)
     run.answer("north")
     run.answer("south", [0, 2])
-    Run(run.folder).event("site-left-out", site="south", cause="silent for 3600 s", remedy="")
-    Run(run.folder).event("site-left-out", site="east", cause="silent for 3600 s", remedy="")
+    Run(run.folder).event("site-left-out", phase="collect", site="south", cause="silent for 3600 s", remedy="")
+    Run(run.folder).event("site-left-out", phase="collect", site="east", cause="silent for 3600 s", remedy="")
     answers = opened(run)
     assert answers.sites == ("north", "south")
     said = answers.answers(lead_split(run.study, run.slices)["train"])
@@ -118,7 +118,7 @@ def test_a_site_that_was_left_out_halfway_counts_where_it_answered(make_run: Mak
 def test_too_few_sites(make_run: MakeRun) -> None:
     run = make_run(answered=False)
     for site in ("north", "east", "south"):
-        Run(run.folder).event("site-left-out", site=site, cause="silent", remedy="")
+        Run(run.folder).event("site-left-out", phase="collect", site=site, cause="silent", remedy="")
     with pytest.raises(InputError, match=r"0 sites have answered all, `federation.min_sites` asks for 1"):
         opened(run)
 
@@ -127,7 +127,7 @@ def test_a_policy_that_withholds_what_the_scheme_needs(make_run: MakeRun) -> Non
     run = make_run(answered=False)
     for site in ("north", "east", "south"):
         run.answer(site, wants=("logits", "attention") if site == "east" else ("logits", "attention", "contrast"))
-    with pytest.raises(InputError, match=r"site east did not release contrast.*`distill.amtkd.alpha` to 0"):
+    with pytest.raises(InputError, match=r"site east did not release contrast.*amtkd.alpha=0.*remove .*store/east and"):
         opened(run)
     assert opened(run, Needs()).sites == ("north", "east", "south")
 

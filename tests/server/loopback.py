@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
@@ -30,6 +30,7 @@ from study.wire import (
     Epoch,
     EvaluateReply,
     EvaluateRequest,
+    Metric,
     Shard,
     TeachRequest,
     digest,
@@ -110,7 +111,8 @@ class Desk:
 
     def evaluate(self, body: bytes) -> bytes:
         request, weights = unpack(body, EvaluateRequest)
-        dice = CaseMetrics(metrics={"dice": {"prostate": 0.5}}, slices=7)
+        classes = request.assignment.task.classes[1:]
+        dice = CaseMetrics(metrics={metric: dict.fromkeys(classes, 0.5) for metric in get_args(Metric)})
         reply = EvaluateReply(
             site=self.name, label=request.label, weights_hash=digest(weights), val=[dice], test=[dice] * 2
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +16,7 @@ from server.cards import card_path
 from server.deployment import Coordinator
 from server.federation import Federation
 from server.simulation import Simulation
+from study.plan import Distill
 from study.run import Run
 
 
@@ -41,17 +43,22 @@ def test_a_part_says_when_it_began_and_how_it_ended(tmp_path: Path, ending: Base
 
 
 def test_a_student_is_distilled_again_after_late_answers(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    simulation = Simulation(*cast(Any, (None, run, None, None)))
+    run, settings = Run(tmp_path), Distill(steps=7, compare=["uniform"])
+    study = SimpleNamespace(distill=Distill(steps=7))
+    simulation = Simulation(*cast(Any, (study, run, None, None)))
     assert not simulation._distilled("amtkd")
     card = tmp_path / "distill" / "amtkd" / "student.json"
     card.parent.mkdir(parents=True)
     run.event("collected", site="a", shard=0, of=1, bytes=9)
-    card.write_text("{}")
+    card.write_text(json.dumps({"settings": settings.model_dump(mode="json")}))
     for age, distilled in ((-10, True), (10, False)):
         collected = run.events("collected")[0]["time"]
         os.utime(card, (collected - age, collected - age))
         assert simulation._distilled("amtkd") == distilled
+    card.write_text(card.read_text().replace('"steps": 7', '"steps": 6'))
+    assert not simulation._distilled("amtkd")
+    card.write_text("{")
+    assert not simulation._distilled("amtkd")
 
 
 @pytest.mark.parametrize(("age", "again"), [(-10, True), (10, False)])

@@ -121,6 +121,13 @@ def test_what_was_not_asked_for_is_refused(answers: Answers, shard: Shard) -> No
         Answers.unpack(answers.pack(), replace(shard, wants=("logits", "attention")))
 
 
+def test_a_tap_that_is_missing_is_told(answers: Answers, shard: Shard) -> None:
+    with pytest.raises(InputError, match="array `attention/decoder` is missing"):
+        Answers.unpack(body(answers, attention__decoder=None), shard)
+    with pytest.raises(InputError, match="array `contrast/encoder` is missing"):
+        Answers.unpack(body(answers, contrast__encoder=None, valid__encoder=None), shard)
+
+
 def test_contrast_needs_its_flags(answers: Answers, shard: Shard) -> None:
     with pytest.raises(InputError, match="without the flags that say where it is valid"):
         Answers.unpack(body(answers, valid__encoder=None), shard)

@@ -197,6 +197,9 @@ def test_the_hash_changes_with_every_setting_and_not_with_the_order_of_keys(cont
         put(content, key, value)
         seen.add(Study.model_validate(content).hash())
     assert len(seen) == 5
+    put(content, "federation.patience_s", 7.0)
+    put(content, "distill.compare", ["uniform"])
+    assert Study.model_validate(content).hash() in seen
 
 
 def test_a_study_cannot_be_changed(content: Content) -> None:

@@ -80,8 +80,9 @@ def test_a_site_is_left_out_until_it_does_something_again(tmp_path: Path) -> Non
     run = Run(tmp_path)
     for site in ("north", "south"):
         run.event("taught", site=site)
-        run.event("site-left-out", site=site, cause=f"{site} is silent")
-    run.event("site-joined", site="north")
+        run.event("site-left-out", phase="collect", site=site, cause=f"{site} is silent")
+    for kind in ("site-joined", "taught", "evaluated"):  # another phase's work is none of this one's
+        run.event(kind, site="north")
     assert left_out(tmp_path)["north"]["cause"] == "north is silent"
     run.event("collected", site="north")
     assert set(left_out(tmp_path)) == {"south"}
@@ -115,6 +116,31 @@ def test_another_study_is_refused_with_the_keys_that_differ(tmp_path: Path, cont
     remedy = f"choose another folder with `--out`, or remove {tmp_path}"
     assert str(caught.value) == f"{tmp_path}: belongs to another study; differing: {keys}; {remedy}"
     assert (tmp_path / "study.json").read_bytes() == before
+
+
+def test_a_run_goes_on_with_other_settings_of_what_nobody_was_asked(tmp_path: Path, content: dict[str, Any]) -> None:
+    before = create_or_resume(tmp_path, Study.model_validate(content)).study
+    content.setdefault("federation", {}).update(min_sites=2, patience_s=5.0)
+    content.setdefault("distill", {}).update(steps=7, compare=["uniform"])
+    run = create_or_resume(tmp_path, Study.model_validate(content))
+    assert (run.study.federation.min_sites, run.study.distill.steps) == (2, 7)
+    (event,) = run.events("settings-changed")
+    assert {"federation.min_sites", "federation.patience_s", "distill.steps"} <= set(event["keys"])
+    assert run.study.teacher == before.teacher
+
+
+@pytest.mark.parametrize("key", ["federation.shard_slices", "distill.split"])
+def test_what_the_sites_were_asked_cannot_be_changed(tmp_path: Path, content: dict[str, Any], key: str) -> None:
+    create_or_resume(tmp_path, Study.model_validate(content))
+    table, _, name = key.partition(".")
+    content.setdefault(table, {})[name] = {"shard_slices": 9, "split": [0.5, 0.5, 0.0]}[name]
+    with pytest.raises(InputError, match=f"belongs to another study; differing: {key}"):
+        create_or_resume(tmp_path, Study.model_validate(content))
+
+
+def test_a_full_disk_is_told_by_the_events_too(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be recorded"):
+        Run(tmp_path / "is not there").event("x")
 
 
 def test_many_differing_keys_are_counted(tmp_path: Path, content: dict[str, Any]) -> None:

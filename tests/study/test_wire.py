@@ -5,7 +5,7 @@ import os
 import pickle
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from imaging.errors import InputError
+from imaging.metrics import METRICS as METRICS_MEASURED
 from study.wire import (
     NO_MASK,
     Arrays,
@@ -28,6 +29,7 @@ from study.wire import (
     EvaluateReply,
     EvaluateRequest,
     Failure,
+    Metric,
     Shard,
     TeachRequest,
     digest,
@@ -40,6 +42,7 @@ DTYPES = [np.bool_, np.uint8, np.int32, np.int64, np.float16, np.float32, np.flo
 ANY_ARRAY = st.sampled_from(DTYPES).flatmap(
     lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
 )
+METRICS: dict[Metric, Any] = {metric: {"left": 0.5, "right": 0.25} for metric in get_args(Metric)}
 FAILURE = Failure(cause="the mask is empty", site="north", remedy="outline it")
 
 
@@ -62,7 +65,7 @@ def test_strided_and_scalar_arrays_come_back_as_they_went() -> None:
 
 
 def test_every_header_comes_back(assignment: Assignment, card: Card) -> None:
-    metrics = CaseMetrics(metrics={"dice": {"left": 0.5, "right": None}}, slices=7)
+    metrics = CaseMetrics(metrics=METRICS | {"hd95": {"left": 2.5, "right": None}})
     for header in (
         TeachRequest(assignment=assignment, until_epoch=5),
         card,
@@ -160,7 +163,43 @@ def test_nan_in_a_header_is_refused_by_who_sends_it() -> None:
         with pytest.raises(ValidationError, match="finite"):
             Epoch(epoch=1, loss=value, dice=0.5, seconds=1.0)
         with pytest.raises(ValidationError, match="finite"):
-            CaseMetrics(metrics={"hd95": {"left": value}}, slices=3)
+            CaseMetrics(metrics=METRICS | {"hd95": {"left": value}})
+
+
+def test_the_wires_metrics_are_those_that_are_measured() -> None:
+    assert get_args(Metric) == METRICS_MEASURED
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dice": {"left": 7.5}}, {"iou": {"left": -0.1}}, {"hd95": {"left": -1.0}}, {"other": {"left": 0.5}},
+        {"dice": {"left": 0.5, "right": 1.01}},
+    ],
+)  # fmt: skip
+def test_metrics_that_cannot_be_are_refused(change: dict[Any, Any]) -> None:
+    with pytest.raises(ValidationError):
+        CaseMetrics(metrics=METRICS | change)
+    with pytest.raises(ValidationError):
+        CaseMetrics(metrics={})
+    CaseMetrics(metrics=METRICS | {"hd95": {"left": 99.0, "right": None}})
+
+
+def test_metrics_of_other_classes_or_of_no_case_are_refused() -> None:
+    reply = EvaluateReply(site="north", label="amtkd", weights_hash="ab", val=[], test=[CaseMetrics(metrics=METRICS)])
+    reply.check(["left", "right"])
+    with pytest.raises(InputError, match=r"dice of \['left', 'right'\], the study's classes are \['left'\]"):
+        reply.check(["left"])
+    with pytest.raises(InputError, match="no test case"):
+        reply.model_copy(update={"test": []}).check(["left", "right"])
+
+
+@pytest.mark.parametrize(
+    "change", [{"dice": 9.0}, {"patients": {}}, {"patients": {"train": 1, "val": 1}}, {"epochs": -1}]
+)
+def test_a_card_that_cannot_be_is_refused(card: Card, change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Card(**(card.model_dump() | change))
 
 
 @pytest.mark.parametrize("name", ["../north", "a/b", "", ".", "North", "a" * 42, "nörd"])

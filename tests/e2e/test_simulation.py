@@ -84,8 +84,9 @@ class Simulation:
 def start(tmp_path: Path) -> Iterator[Callable[..., Simulation]]:
     started: list[Simulation] = []
 
-    def begin(*options: str) -> Simulation:
-        started.append(Simulation(tmp_path, *options))
+    def begin(*options: str, folder: str = ".") -> Simulation:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        started.append(Simulation(tmp_path / folder, *options))
         return started[-1]
 
     yield begin
@@ -99,30 +100,43 @@ def of(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [event for event in events(folder) if event["kind"] == kind]
 
 
-def test_a_study_is_played_to_its_end_after_a_kill_in_the_middle(start: Callable[..., Simulation]) -> None:
-    first = start()
-    first.until(lambda: bool(of(first.run, "taught")))
-    first.process.kill()
-    first.process.wait()
-    assert first.left_running() == []
-    taught = {event["site"]: event["epoch"] for event in of(first.run, "taught")}
+def test_a_study_killed_in_every_phase_ends_as_one_that_never_was(start: Callable[..., Simulation]) -> None:
+    for folder, kind in ((".", "taught"), (".", "collected"), ("distill/amtkd", "step")):
+        kill(start(), folder, kind)
+    last = start()
+    assert last.end() == 0, last.said
+    assert last.left_running() == []
+    assert f"{last.run}/report.html" in last.said.replace("\n", "")
+    assert (last.run / "report.html").stat().st_size > 10_000
+    check_results(last.run)
+    check_answers_against_live_teachers(last.run)
+    for site in SITES:
+        epochs = [event["epoch"] for event in of(last.run, "taught") if event["site"] == site]
+        assert epochs == sorted(set(epochs)), "nothing is trained twice"
 
-    second = start()
-    assert second.end() == 0, second.said
-    assert second.left_running() == []
-    assert f"{second.run}/report.html" in second.said.replace("\n", "")
-    assert (second.run / "report.html").stat().st_size > 10_000
-    check_results(second.run)
-    check_answers_against_live_teachers(second.run)
-    for site, epoch in taught.items():
-        again = [event["epoch"] for event in of(second.run, "taught") if event["site"] == site]
-        assert again == sorted(set(again)), f"after epoch {epoch} nothing is trained twice"
+    starts = len(of(last.run, "federation-started"))
+    again = start()
+    assert again.end() == 0, again.said
+    assert len(of(again.run, "federation-started")) == starts, "nothing is left that would need the sites"
+    assert again.left_running() == []
 
-    starts = len(of(second.run, "federation-started"))
-    third = start()
-    assert third.end() == 0, third.said
-    assert len(of(third.run, "federation-started")) == starts, "nothing is left that would need the sites"
-    assert third.left_running() == []
+    unbroken = start(folder="unbroken")
+    assert unbroken.end() == 0, unbroken.said
+    assert hashes(unbroken.run) == hashes(last.run), "the same bits"
+
+
+def kill(simulation: Simulation, folder: str, kind: str) -> None:
+    """`kill -9` as soon as there is such an event in that folder of the run; whatever it started goes with it."""
+    simulation.until(lambda: bool(of(simulation.run / folder, kind)))
+    simulation.process.kill()
+    simulation.process.wait()
+    assert simulation.left_running() == []
+
+
+def hashes(run: Path) -> dict[str, str]:
+    """Of every student's weights and every teacher's."""
+    teachers = {site: Card.model_validate_json((run / "teachers" / f"{site}.json").read_text()) for site in SITES}
+    return {one.label: one.weights_hash for one in students(run)} | {s: c.weights_hash for s, c in teachers.items()}
 
 
 def check_results(run: Path) -> None:

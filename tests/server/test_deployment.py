@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-import tomllib
 import zipfile
 from pathlib import Path
 
@@ -54,13 +53,6 @@ print(len(ours), [m.__name__ for m in ours if not m.__file__.startswith({str(tmp
     count, foreign = ran.stdout.split(maxsplit=1)
     assert int(count) > 10
     assert foreign.strip() == "[]"
-
-
-def test_the_bundle_names_the_apps_that_the_project_names(bundle: bytes) -> None:
-    shipped = tomllib.loads(zipfile.ZipFile(io.BytesIO(bundle)).read("pyproject.toml").decode())["tool"]["flwr"]["app"]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]
-    assert shipped["components"] == project["components"]
-    assert shipped["publisher"] == project["publisher"]
 
 
 @pytest.mark.parametrize("name", ['the "new" study', "the lead's study", "b\\c"])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def hidden(slices: SliceCache, whole: SliceCache) -> Iterator[tuple[Ids, NDArray
             yield ids, whole.masks[full.start : full.stop]
 
 
-def guesses(study: Study, run: Path, slices: SliceCache, students: list[str]) -> dict[str, Guess]:
+def guesses(study: Study, run: Path, slices: SliceCache, students: list[str]) -> Mapping[str, Guess]:
     """What is compared, by name."""
     answers = open_answers(study, run, slices, lead_split(study, slices)["train"], Needs())
     teachers = {f"teacher {site}": partial(of_teacher, answers, n) for n, site in enumerate(answers.sites)}
@@ -85,7 +85,8 @@ def of_mixture(slices: SliceCache, answers: StoredAnswers, law: str, ids: Ids) -
 
 def of_student(slices: SliceCache, network: nn.Module, ids: Ids) -> NDArray[np.int64]:
     """The most likely class by a student."""
-    return logits_of(network, slices.images[ids]).argmax(1)
+    found: NDArray[np.int64] = logits_of(network, slices.images[ids]).argmax(1)
+    return found
 
 
 def main() -> None:

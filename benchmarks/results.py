@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from distill.report import evaluations
-from distill.report_tables import mean_over_sites, of_how_many
+from distill.report_tables import SHOWN, mean_over_sites, of_how_many
 from study.run import read_study_of
 from study.wire import Card, CaseMetrics
 
-METRICS = ("dice", "hd95", "voe")
 Figures = dict[str, dict[str, list[float]]]
 """Scheme → metric → one figure a seed."""
 
@@ -40,7 +39,7 @@ def everywhere(runs: list[Path], split: str) -> dict[str, list[list[list[CaseMet
 def figures(runs: list[Path], split: str) -> Figures:
     """Mean over sites of every scheme in every run."""
     return {
-        scheme: {metric: [mean_over_sites(sites, metric) for sites in by_run] for metric in METRICS}
+        scheme: {metric: [mean_over_sites(sites, metric) for sites in by_run] for metric in SHOWN}
         for scheme, by_run in everywhere(runs, split).items()
     }
 

@@ -20,7 +20,7 @@ from imaging.atomic import write_text
 from imaging.errors import InputError
 from study.plan import PhantomSource, Study
 from study.run import events, left_out, read_study_of
-from study.wire import Card, CaseMetrics, EvaluateReply, Header
+from study.wire import Card, CaseMetrics, EvaluateReply, Header, Metric
 
 H = TypeVar("H", bound=Header)
 
@@ -108,7 +108,7 @@ def _dice(cases: dict[str, dict[str, list[CaseMetrics]]]) -> dict[str, dict[str,
     }
 
 
-def _mean(case: CaseMetrics, metric: str) -> float:
+def _mean(case: CaseMetrics, metric: Metric) -> float:
     """Mean of a metric over the classes for which it is defined; NaN if there is none."""
     values = [value for value in case.metrics[metric].values() if value is not None]
     return float(np.mean(values)) if values else float("nan")

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from study.wire import CaseMetrics
+from study.wire import CaseMetrics, Metric
+
+SHOWN: tuple[Metric, ...] = ("dice", "hd95", "voe")
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Cell:
     shade: float
 
 
-def values(cases: Sequence[CaseMetrics], metric: str) -> list[float]:
+def values(cases: Sequence[CaseMetrics], metric: Metric) -> list[float]:
     """One value a case, the mean over the classes where it is defined; a case without any is left out."""
     found = [[v for v in case.metrics[metric].values() if v is not None] for case in cases]
     return [float(np.mean(v)) for v in found if v]
@@ -39,13 +41,13 @@ def pooled(sites: Sequence[Sequence[CaseMetrics]]) -> Cell:
     """The mean over sites of each site's mean: every hospital counts alike, however many cases it has."""
     if not sites:
         return Cell("–", "–", "–", 0.0)
-    means = {metric: mean_over_sites(sites, metric) for metric in ("dice", "hd95", "voe")}
+    means = {metric: mean_over_sites(sites, metric) for metric in SHOWN}
     text = {m: f"{mean:.{1 if m == 'hd95' else 3}f}" if np.isfinite(mean) else "–" for m, mean in means.items()}
     hd95 = _millimetres(text["hd95"]) + of_how_many(sites)
     return Cell(text["dice"], hd95, text["voe"], _shade([means["dice"]] if np.isfinite(means["dice"]) else []))
 
 
-def mean_over_sites(sites: Sequence[Sequence[CaseMetrics]], metric: str) -> float:
+def mean_over_sites(sites: Sequence[Sequence[CaseMetrics]], metric: Metric) -> float:
     """The mean over sites of each site's mean over its cases; NaN where no site has a case with that metric."""
     means = [float(np.mean(found)) for cases in sites if (found := values(cases, metric))]
     return float(np.mean(means)) if means else float("nan")

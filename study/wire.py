@@ -21,7 +21,7 @@ from study.plan import Name, Options, Task, Teacher
 
 __all__ = [
     "CONTENTS", "NO_MASK", "Arrays", "Assignment", "AwayError", "Card", "CaseMetrics", "Content", "Epoch",
-    "EvaluateReply", "EvaluateRequest", "Failure", "Header", "Shard", "ShardHeader", "TeachRequest", "digest",
+    "EvaluateReply", "EvaluateRequest", "Failure", "Header", "Metric", "Shard", "ShardHeader", "TeachRequest", "digest",
     "expect", "pack", "unpack",
 ]  # fmt: skip
 
@@ -35,7 +35,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Parts = Annotated[dict[Literal["train", "val", "test"], Count], Field(min_length=3)]
 """A count for each part of a site's patients."""
 Metric = Literal["dice", "iou", "voe", "hd95", "assd"]
-SHARES = ("dice", "iou", "voe")
+SHARES: tuple[Metric, ...] = ("dice", "iou", "voe")
 """Metrics that are at most 1; the others are millimetres."""
 
 

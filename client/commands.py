@@ -45,6 +45,8 @@ def serve_command(
         [policy]                           # what may leave, whatever is asked
         release = ["logits", "attention", "contrast"]
         max_slices = 4096
+        max_message_mib = 1024
+        evaluations = 64                   # students, in all; metrics of many could tell where an organ lies
         downloads = false                  # true: a teacher may begin with weights from the internet
 
     Watch it: `tail -f WORKSPACE/service.log`, or `curl --unix-socket SOCKET http://service/status`.

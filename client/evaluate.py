@@ -126,7 +126,7 @@ def evaluate_student(
     kept = config.workspace / "evaluations" / f"{request.assignment.preprocess.fingerprint()}-{scans.identity()}" / name
     if kept.exists():
         return EvaluateReply.model_validate_json(kept.read_bytes())
-    config.policy.admit_evaluation(len(list(kept.parent.glob("*.json"))))
+    config.policy.admit_evaluation(len(list((config.workspace / "evaluations").glob("*/*.json"))))
     network, found = student_of(request, weights), dict[Part, list[Evaluated]]()
     for part in ("val", "test"):
         progress = lambda done, cases, part=part: status.set(doing=f"evaluating ({part})", step=done, steps=cases)  # noqa: E731

@@ -24,7 +24,7 @@ class Policy(Plan):
     """Size of one incoming message in MiB: bounds the service's memory."""
 
     evaluations: int = Field(64, ge=0)
-    """Students that may be evaluated on the site's patients in one way to prepare them; 0 refuses all. Metrics of many
+    """Students that may be evaluated on the site's patients, in all studies together; 0 refuses all. Metrics of many
     networks, made for the purpose, could tell where in a patient's scan the organ lies."""
 
     downloads: bool = False

@@ -85,7 +85,7 @@ def read_nifti(path: Path, *, most_labels: int = MOST_LABELS) -> tuple[Nifti, tu
         shape = tuple(image.shape) + (1,) * (3 - image.ndim)
         while len(shape) > 3 and shape[-1] == 1:
             shape = shape[:-1]
-        if 0 in shape:
+        if min(shape) < 1:
             raise InputError("the file holds no voxels", where=path, fix="export it again")
         if len(shape) > 3:
             raise InputError(

@@ -83,34 +83,42 @@ def scans_folder(run_folder: Path, site: str) -> Path:
 
 
 def write_site(study: Study, run_folder: Path, site: str, socket: Path) -> None:
-    """The site.toml of a simulated hospital; InputError when the study does not say where its scans come from."""
+    """The site.toml of a simulated hospital, whose `[policy]` stays what somebody made it.
+
+    Raises: InputError when the study does not say where its scans come from.
+    """
     source = study.site(site).source
     if source is None:
         fix = f'add `source = {{ folder = "…" }}` or `source = {{ phantom = "…", cases = 12 }}` to site {site}'
         what = f"site {site} has no `source`, and a simulation has no hospital to ask"
         raise InputError(what, where=f"study `{study.name}`", fix=fix)
     folder = run_folder / "hospitals" / site
+    former = _former(folder / "site.toml")
     content: dict[str, Any] = {
         "name": site,
         "data": str(source.folder) if isinstance(source, FolderSource) else scans_folder(run_folder, site).name,
         "workspace": "workspace",  # relative, as far as can be: a copied run folder is a run of its own
         "socket": str(socket),
-        "threads": _threads(folder / "site.toml", len(study.sites)),
+        # as many as before, for a teacher is the same again only then; else a fair share of the cores
+        "threads": former.get("threads") or max(1, min(THREADS, cores() // len(study.sites))),
     }
     if source.masks is not None:
         content["masks"] = source.masks
     if isinstance(source, FolderSource) and source.patients is not None:
         content["patients"] = list(source.patients)
-    if study.teacher_of(site).options.get("pretrained"):
+    if "policy" in former:
+        content["policy"] = former["policy"]
+    elif study.teacher_of(site).options.get("pretrained"):
         content["policy"] = {"downloads": True}
     write_text(folder / "site.toml", tomli_w.dumps(content))
 
 
-def _threads(site_toml: Path, sites: int) -> int:
-    """As many as before, for a teacher is the same again only then; else a fair share of the cores."""
-    if site_toml.exists():
-        return int(tomllib.loads(site_toml.read_text(encoding="utf-8"))["threads"])
-    return max(1, min(THREADS, cores() // sites))
+def _former(site_toml: Path) -> dict[str, Any]:
+    """What stands in a site.toml by now; nothing where there is no such file."""
+    try:
+        return tomllib.loads(site_toml.read_text(encoding="utf-8")) if site_toml.exists() else {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"is not TOML: {error}", where=site_toml, fix="mend it, or remove it") from error
 
 
 def preceptor(name: str, *words: str, log: Path) -> Command:

@@ -23,7 +23,7 @@ from server.watch import Watch
 from server.words import PARTS
 from study.cohorts import lead_slices, open_store, shards
 from study.plan import FolderSource, Study
-from study.run import Run, create_or_resume
+from study.run import Run, create_or_resume, differing
 
 
 def simulate(study: Study, folder: Path, console: Console, *, until: str = "report") -> None:
@@ -90,8 +90,13 @@ class Simulation:
             self.federation.conduct("collect")
 
     def distill(self) -> None:
-        schemes = [self.study.distill.scheme, *self.study.distill.compare]
-        if missing := [scheme for scheme in dict.fromkeys(schemes) if not self._distilled(scheme)]:
+        schemes = dict.fromkeys([self.study.distill.scheme, *self.study.distill.compare])
+        if others := {scheme: keys for scheme in schemes if (keys := self._otherwise(scheme))}:
+            folders = " and ".join(str(self.run.folder / "distill" / scheme) for scheme in others)
+            names = ", ".join(dict.fromkeys(key for found in others.values() for key in found))
+            what = f"students of other settings are there: {', '.join(others)}; differing: {names}"
+            raise InputError(what, fix=f"remove {folders}, restore the settings, or choose another folder with `--out`")
+        if missing := [scheme for scheme in schemes if not self._distilled(scheme)]:
             at_once = max(1, cores() // self.study.distill.threads)
             with self._timed("distill"):
                 self.processes.complete([self._job(s) for s in missing], tick=self.screen.tick, at_once=at_once)
@@ -133,15 +138,22 @@ class Simulation:
         return any(store.missing(site, asked) for site in self._teachers())
 
     def _distilled(self, scheme: str) -> bool:
-        """Whether the student is there, of today's settings, and no answer came after it."""
-        card = self.run.folder / "distill" / scheme / "student.json"
+        """Whether the student is there, and no answer came after it."""
+        card = self._card(scheme)
         newest = max((event["time"] for event in self.run.events("collected")), default=0.0)
+        return card.exists() and card.stat().st_mtime >= newest
+
+    def _otherwise(self, scheme: str) -> list[str]:
+        """Keys of `[distill]` that the student which is there was trained with other values of."""
         try:
-            young, had = card.stat().st_mtime >= newest, json.loads(card.read_bytes())["settings"]
-        except (OSError, ValueError, LookupError, TypeError):  # whatever it is, `preceptor distill` says it better
-            return False
-        asked = self.study.distill.model_dump(mode="json", exclude={"scheme", "compare"})
-        return young and all(had.get(key) == value for key, value in asked.items())
+            had = json.loads(self._card(scheme).read_bytes())["settings"]
+        except (OSError, ValueError, LookupError, TypeError):  # none, or damaged: `preceptor distill` says it better
+            return []
+        asked = self.study.distill.model_dump(mode="json")
+        return [key for key in differing(had, asked) if key.partition(".")[0] not in {"scheme", "compare"}]
+
+    def _card(self, scheme: str) -> Path:
+        return self.run.folder / "distill" / scheme / "student.json"
 
     def _job(self, scheme: str) -> Command:
         words = ["distill", str(self.run.folder), "--scheme", scheme]

@@ -190,6 +190,15 @@ def test_a_voxel_size_of_0_is_not_taken_for_1_mm(tmp_path: Path, values: Any, pi
         read_nifti(tmp_path / "a.nii")
 
 
+@pytest.mark.parametrize("count", [0, -3])
+def test_a_grid_without_voxels_is_refused(tmp_path: Path, values: Any, count: int) -> None:
+    content = bytearray(save(tmp_path / "a.nii", values).read_bytes())
+    content[46:48] = count.to_bytes(2, "little", signed=True)  # dim[3]
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(InputError):
+        read_nifti(tmp_path / "a.nii")
+
+
 def test_a_header_that_the_reader_mends_is_no_news(
     tmp_path: Path, values: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -111,3 +111,15 @@ def test_missing_scans_are_told_before_anything_is_written(tmp_path: Path, site:
         simulate(study(**site), tmp_path / "run", Console(quiet=True))
     assert not (tmp_path / "run" / "hospitals").exists()
     assert not (tmp_path / "run" / "lead").exists()
+
+
+def test_a_policy_that_somebody_wrote_stays(tmp_path: Path) -> None:
+    write_site(study(), tmp_path, "hospital-a", Path("/run/s.sock"))
+    path = tmp_path / "hospitals" / "hospital-a" / "site.toml"
+    path.write_text(path.read_text() + '\n[policy]\nevaluations = 0\nrelease = ["logits"]\n')
+    write_site(study(), tmp_path, "hospital-a", Path("/run/other.sock"))
+    policy = read_site(path).policy
+    assert (policy.evaluations, policy.release) == (0, ("logits",))
+    path.write_text("[policy\n")
+    with pytest.raises(InputError, match="is not TOML"):
+        write_site(study(), tmp_path, "hospital-a", Path("/run/other.sock"))

@@ -55,10 +55,13 @@ def test_a_student_is_distilled_again_after_late_answers(tmp_path: Path) -> None
         collected = run.events("collected")[0]["time"]
         os.utime(card, (collected - age, collected - age))
         assert simulation._distilled("amtkd") == distilled
-    card.write_text(card.read_text().replace('"steps": 7', '"steps": 6'))
-    assert not simulation._distilled("amtkd")
+    study.distill = Distill(steps=6, compare=[])
+    with pytest.raises(
+        InputError, match=r"students of other settings are there: amtkd; differing: steps; remove .*amtkd"
+    ):
+        simulation.distill()
     card.write_text("{")
-    assert not simulation._distilled("amtkd")
+    assert simulation._otherwise("amtkd") == []
 
 
 @pytest.mark.parametrize(("age", "again"), [(-10, True), (10, False)])

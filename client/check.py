@@ -27,7 +27,7 @@ Progress = Callable[[str, int, int], None]
 MEANING = {
     "training": "scan and mask: a teacher can learn from it",
     "answering only": "no usable mask: a teacher can be asked about it, but not learn from it",
-    "no": "cannot be read",
+    "no": "put aside for the reason above",
 }
 COLOUR = {"training": "green", "answering only": "yellow", "no": "red"}
 FEWEST = 3

@@ -80,7 +80,7 @@ def test_the_printed_report_names_files_and_remedies(folder: Path) -> None:
         "    patient2_seg.nii.gz\n",
         "1 case usable for: training (scan and mask: a teacher can learn from it)",
         "2 cases usable for: answering only",
-        "1 case usable for: no (cannot be read)",
+        "1 case usable for: no (put aside for the reason above)",
         "need masks of at least 3 patients; there is 1.",
     ):
         assert words in result.stdout, result.stdout

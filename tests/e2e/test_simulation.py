@@ -100,7 +100,9 @@ def of(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [event for event in events(folder) if event["kind"] == kind]
 
 
-def test_a_study_killed_in_every_phase_ends_as_one_that_never_was(start: Callable[..., Simulation]) -> None:
+def test_a_study_killed_while_it_trains_collects_and_distils_ends_as_one_that_never_was(
+    start: Callable[..., Simulation],
+) -> None:
     for folder, kind in ((".", "taught"), (".", "collected"), ("distill/amtkd", "step")):
         kill(start(), folder, kind)
     last = start()

@@ -81,3 +81,22 @@ def test_a_file_in_the_folders_way_is_told_in_plain_words(tmp_path: Path) -> Non
 def test_what_the_caller_raises_itself_passes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="mine"), replacing(tmp_path / "a"):
         raise InputError("mine")
+
+
+def test_the_old_folder_stays_where_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rename = tmp_path / "cache", Path.replace
+    folder.mkdir()
+    (folder / "old").touch()
+
+    def replace(self: Path, target: Path) -> Path:
+        if self.name.endswith(".tmp"):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(InputError, match="cannot be written"), replacing(folder) as temporary:
+        temporary.mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    assert (folder / "old").exists()

@@ -215,6 +215,12 @@ def test_a_failure_names_cause_site_and_remedy_and_no_patient(  # noqa: PLR0917
     assert (last["kind"], last["bytes_in"]) == ("Failure", len(body))
 
 
+def test_what_a_service_writes_only_its_user_may_read(door: Door, card: Card, config: SiteConfig) -> None:
+    written = list(config.workspace.rglob("*"))
+    assert {"checkpoint.pt", "images.npy", "audit.jsonl"} <= {path.name for path in written}
+    assert [path.name for path in written if path.stat().st_mode & 0o077] == []
+
+
 def test_every_reply_stands_in_the_audit_log(door: Door, card: Card, config: SiteConfig) -> None:
     lines = [json.loads(line) for line in (config.workspace / "audit.jsonl").read_text().splitlines()]
     left = [body for body in door.sent if not body.startswith(b'{"site"')]  # the status, which stays on the machine

@@ -17,6 +17,9 @@ from pydantic_core import ErrorDetails
 Row = tuple[str, str, str, str]
 """Key, type, default, meaning."""
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
+TOML = {"array": "a list", "list": "a list", "tuple": "a list", "object": "a table", "dictionary": "a table"}
+TOML |= {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
+"""What pydantic calls a valid …, in words of the file's own language."""
 BRACKETS = {tuple: "[{}]", list: "list of {}", dict: "table of {}"}
 
 
@@ -47,10 +50,11 @@ def faults(error: ValidationError, *, file: str, plan: type[BaseModel] | None = 
 
 
 def _fault(fault: ErrorDetails, file: str, known: list[str]) -> str:
-    key = ".".join(str(part) for part in fault["loc"] if not str(part).startswith("<"))  # "<…>" tags a union's member
+    path = [part for part in fault["loc"] if not str(part).startswith("<")]  # "<…>" tags a union's member
+    key = re.sub(r"\.(\d+)(?=\.|$)", lambda index: f" no. {int(index[1]) + 1}", ".".join(map(str, path)))
     got = fault["input"]
     if fault["type"] == "extra_forbidden":
-        near = get_close_matches(re.sub(r"\.\d+", "[]", key), known, n=1, cutoff=0.8)
+        near = get_close_matches(re.sub(r" no\. \d+", "[]", key), known, n=1, cutoff=0.8)
         words = f"is not a key of {file}" + (f", did you mean `{near[0].rpartition('.')[2]}`?" if near else "")
     elif fault["type"] == "missing":
         words = "is missing"
@@ -60,6 +64,8 @@ def _fault(fault: ErrorDetails, file: str, known: list[str]) -> str:
         words = f"use lower-case letters, digits and hyphens, at most 41, got {json.dumps(got)}"
     else:
         words = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        for theirs, ours in TOML.items():
+            words = words.replace(f"a valid {theirs}", ours)
         if fault["type"] != "value_error" and isinstance(got, str | int | float):
             words += f", got {json.dumps(got)}"
     return f"{key}: {words}" if key else words

@@ -145,13 +145,15 @@ def check_networks(study: Study) -> None:
 
     Weights are not downloaded.
     """
-    networks: list[Student | Teacher] = [study.student, *(study.teacher_of(site.name) for site in study.sites)]
-    for model, options in {(one.model, tuple(sorted(one.options.items()))) for one in networks}:
+    networks: dict[str, Student | Teacher] = {"the student": study.student}
+    networks |= {f"the teacher of site `{site.name}`": study.teacher_of(site.name) for site in study.sites}
+    kinds = {(one.model, tuple(sorted(one.options.items()))): whose for whose, one in reversed(networks.items())}
+    for (model, options), whose in reversed(kinds.items()):
         wanted = {name: value for name, value in options if name != "pretrained"}
         try:
             models.create(model, 1, study.classes, **wanted)
         except InputError as error:
-            raise InputError(error.what, where=f"study `{study.name}`", fix=error.fix) from error
+            raise InputError(error.what, where=f"study `{study.name}`, {whose}", fix=error.fix) from error
 
 
 def _check_phantom(profile: Profile, task: Task) -> None:

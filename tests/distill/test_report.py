@@ -11,6 +11,7 @@ import pytest
 
 from distill.card import StudentCard, write_card
 from distill.report import evaluations, write_report
+from distill.report_figures import dots
 from distill.report_tables import cell, pooled
 from imaging.errors import InputError
 from study.plan import Distill, read_study
@@ -94,6 +95,13 @@ def test_the_report_holds_the_figures_of_the_run(run: Path) -> None:
     assert "silent for 5 s" in page
     assert page.count("data:image/png;base64,") == 2
     assert page.count("<br><small>2 cases</small></th>") == len(SITES)
+
+
+def test_a_site_without_figures_of_one_student_takes_no_colour_from_the_others() -> None:
+    both, one = {"a": [0.5, 0.6], "b": [0.7, 0.8]}, {"b": [0.9, 1.0]}
+    names = re.compile(">(supervised|amtkd)</text>")
+    for groups in ({"supervised": both, "amtkd": one}, {"supervised": one, "amtkd": both}):
+        assert sorted(names.findall(dots(groups, ylabel="Dice", title="t"))) == ["amtkd", "supervised"]
 
 
 def test_synthetic_scans_are_labelled(run: Path) -> None:

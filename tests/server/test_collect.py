@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from imaging.errors import InputError
+from models import TAPS
 from server.cards import write_card
 from study.answers import Answers
 from study.cohorts import lead_slices, lead_split, open_store
@@ -37,6 +38,17 @@ def test_the_store_holds_what_the_sites_answered(trained: Make) -> None:
         np.testing.assert_array_equal(ids, train)
         logits = np.concatenate([answer.logits for answer in answers])
         np.testing.assert_array_equal(logits[:, 1, 31, 47], (ids + number / 4).astype(np.float16))
+
+
+def test_what_a_policy_withholds_is_said_once_a_site(trained: Make) -> None:
+    bench = trained()
+    whole = bench.desks["hospital-b"]
+    maps = {tap: np.zeros((4, 8, 12), np.float16) for tap in TAPS}
+    whole.before = [lambda _, body: replace(whole.answers(body), attention=maps).pack()]
+    bench.conduct("collect")
+    told = {event["site"]: event["contents"] for event in bench.events("withheld")}
+    assert told == {"hospital-b": ["contrast"]} | dict.fromkeys(SITES[::2], ["attention", "contrast"])
+    assert len(bench.events("withheld")) == len(SITES)
 
 
 def test_a_shard_carries_the_slices_and_masks_of_the_lead(trained: Make) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +20,8 @@ from server.federation import Federation
 from server.simulation import Simulation
 from study.plan import Distill
 from study.run import Run
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -40,6 +44,17 @@ def test_a_part_says_when_it_began_and_how_it_ended(tmp_path: Path, ending: Base
     [ended] = run.events("phase-ended")
     assert (ended["phase"], ended["fault"]) == ("distill", fault)
     assert ended["seconds"] >= 0
+
+
+def test_a_network_that_cannot_be_built_shows_before_there_is_a_run_folder(tmp_path: Path) -> None:
+    sound = (ROOT / "studies" / "prostate.toml").read_text(encoding="utf-8")
+    study = tmp_path / "study.toml"
+    study.write_text(sound.replace('encoder = "resnet18"', 'encoder = "resnet81"'), encoding="utf-8")
+    words = [sys.executable, "-m", "preceptor", "simulate", str(study), "--out", str(tmp_path / "run")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "the teacher of site `hospital-b`: no encoder is called `resnet81`" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_student_is_distilled_again_after_late_answers(tmp_path: Path) -> None:

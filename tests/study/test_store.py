@@ -191,6 +191,21 @@ def test_a_damaged_group_is_told_with_its_remedy(
             use()
 
 
+def test_a_full_disk_at_the_checksum_leaves_no_shard_that_counts(
+    store: AnswerStore, numbered: Renumber, card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AnswerStore, "_mark", full)
+        with pytest.raises(InputError, match="answers cannot be stored; free some space and collect again"):
+            store.write(numbered(0), card)
+    assert not store.has("north", 0)
+    store.write(numbered(0), card)
+    assert store.has("north", 0)
+
+
 def test_a_damaged_checksum_is_told(store: AnswerStore, numbered: Renumber, card: Card) -> None:
     store.write(numbered(0), card)
     damage(store.folder / "north" / "round-000" / "checksum" / "c" / "0" / "0")

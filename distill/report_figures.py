@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -65,7 +65,7 @@ def histogram(groups: dict[str, NDArray[np.float64]], *, xlabel: str, title: str
         return _svg(figure)
 
 
-def dots(groups: dict[str, dict[str, Sequence[float]]], *, ylabel: str, title: str) -> str:
+def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, ylabel: str, title: str) -> str:
     """Every case as a dot: a column of the axis a site, a colour a scheme, a bar at the mean. As SVG."""
     with mpl.rc_context(STYLE):
         sites = list(dict.fromkeys(site for by_site in groups.values() for site in by_site))

@@ -39,7 +39,7 @@ def simulate(study: Study, folder: Path, console: Console, *, until: str = "repo
             try:
                 Simulation(study, run, processes, screen).play(until)
             except InputError:
-                console.print(f"Stopped. What is done is kept in {folder}: once that is mended, the same command goes on.")
+                console.print(f"Stopped. What is done is kept in {folder}; with that mended, the same command goes on.")
                 raise
 
 

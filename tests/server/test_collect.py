@@ -47,7 +47,7 @@ def test_what_a_policy_withholds_is_said_once_a_site(trained: Make) -> None:
     whole.before = [lambda _, body: replace(whole.answers(body), attention=maps).pack()]
     bench.conduct("collect")
     told = {event["site"]: event["contents"] for event in bench.events("withheld")}
-    assert told == {"hospital-b": ["contrast"]} | dict.fromkeys(SITES[::2], ["attention", "contrast"])
+    assert told == {"hospital-b": ["contrast"]} | {site: ["attention", "contrast"] for site in SITES[::2]}
     assert len(bench.events("withheld")) == len(SITES)
 
 

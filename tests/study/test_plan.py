@@ -96,7 +96,7 @@ def test_folders_become_absolute(read: Callable[..., Study], tmp_path: Path) -> 
         ("distill.amtkd.law", "printed", "distill.amtkd.law: should be 'agreement', 'as-printed' or"),
         ("federation.min_sites", 3, "`federation.min_sites` is 3 but the study has 2 sites"),
         ("student.sources", [], "student.sources: List should have at least 1 item"),
-        ("student.sources", [{"path": "x"}], 'student.sources no. 1: is no source; write either { folder = "scans" } or'),
+        ("student.sources", [{"path": "x"}], 'student.sources no. 1: is no source; write either { folder = "scans" }'),
         ("student.sources", [{"phantom": "p", "cases": 3, "folder": "a"}], "student.sources no. 1: is no source; "),
         ("teacher.split", [float("nan"), 0.5, 0.5], "teacher.split no. 1: should be a finite number"),
         ("preprocess.spacing_mm", [float("inf"), 1.0], "preprocess.spacing_mm no. 1: should be a finite number"),
@@ -241,7 +241,7 @@ def test_phantoms_are_of_the_task(content: Content, task: dict[str, Any], words:
 def test_an_encoder_that_does_not_exist_shows_when_the_networks_are_built(content: Content) -> None:
     check_networks(Study.model_validate(content))
     content["sites"][1]["model"], content["sites"][1]["options"] = "pspnet", {"encoder": "resnet81"}
-    with pytest.raises(InputError, match="study `small`, the teacher of site `south`: no encoder is called `resnet81`; did you mean resnet18"):
+    with pytest.raises(InputError, match="teacher of site `south`: no encoder is called `resnet81`; did you mean r"):
         check_networks(Study.model_validate(content))
 
 

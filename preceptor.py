@@ -11,11 +11,12 @@ from rich.markup import escape
 
 from client.commands import evaluate_command, site_app
 from distill import schemes
-from distill.commands import distill_command, report_command, schemes_command
+from distill.commands import distill_command, report_command, schemes_command, tables_command
 from imaging.commands import phantom_command
 from imaging.errors import InputError
 from models.commands import models_command
 from server.commands import simulate_command
+from server.compare_command import compare_command
 from study.commands import study_command
 
 app = typer.Typer(
@@ -35,6 +36,8 @@ app = typer.Typer(
 """,
 )
 app.command("simulate")(simulate_command)
+app.command("compare")(compare_command)
+app.command("tables")(tables_command)
 app.command("phantom")(phantom_command)
 app.add_typer(site_app, name="site")
 app.command("distill")(distill_command)

@@ -73,7 +73,7 @@ def _answer(study: Study, config: SiteConfig, cache: SliceCache) -> None:
     asked = assignment(study, config.name)
     teacher = load_teacher(config, asked)
     for index, ids in enumerate(shards(study, cache)):
-        teacher.answer(make_shard(asked, cache, index, ids))
+        teacher.answer(make_shard(asked, cache, index, ids, study.answers.contents))
 
 
 def _config(study: Study, folder: Path, workspace: Path, name: str) -> SiteConfig:

@@ -17,19 +17,19 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from client.matrix import student
 from distill.answered import open_answers
 from distill.batches import plain
-from distill.schemes.base import Needs
+from distill.schemes.base import Needs, teachers_of
 from distill.sources import StoredAnswers
-from distill.weights import LAWS, mixture, shares, teacher_losses
+from distill.weights import LAWS, mixture
 from imaging.metrics import mean_dice
 from imaging.slices import SliceCache
 from study.cohorts import lead_inspection, lead_slices, lead_split
+from study.distill_tables import Law, Weights
 from study.plan import PhantomSource, Study
 from study.prediction import logits_of
 from study.run import read_study_of
@@ -63,7 +63,7 @@ def guesses(study: Study, run: Path, slices: SliceCache, students: list[str]) ->
     """What is compared, by name."""
     answers = open_answers(study, run, slices, lead_split(study, slices)["train"], Needs())
     teachers = {f"teacher {site}": partial(of_teacher, answers, n) for n, site in enumerate(answers.sites)}
-    mixtures = {f"mixture, {law}": partial(of_mixture, slices, answers, law) for law in ("uniform", *LAWS)}
+    mixtures = {f"mixture, {law}": partial(of_mixture, slices, answers, law) for law in LAWS if law != "fixed"}
     networks = {f"student {label}": student(run / "distill" / label, study.classes) for label in students}
     return teachers | mixtures | {name: partial(of_student, slices, network) for name, network in networks.items()}
 
@@ -73,14 +73,12 @@ def of_teacher(answers: StoredAnswers, number: int, ids: Ids) -> NDArray[np.int6
     return answers.answers(ids).logits[:, number].argmax(1).numpy()
 
 
-def of_mixture(slices: SliceCache, answers: StoredAnswers, law: str, ids: Ids) -> NDArray[np.int64]:
+def of_mixture(slices: SliceCache, answers: StoredAnswers, law: Law, ids: Ids) -> NDArray[np.int64]:
     """The most likely class by all stored answers, weighted as in training."""
     batch = plain(slices, answers, ids)
-    assert batch.teachers is not None
-    probs, answered = batch.teachers.logits.float().softmax(2), batch.teachers.answered
-    losses = teacher_losses(probs, batch.masks, batch.labelled, answered)
-    weights = shares(torch.ones_like(losses), answered) if law == "uniform" else LAWS[law](losses, answered)
-    return mixture(probs, weights).argmax(1).numpy()
+    teachers = teachers_of(batch)
+    weights = LAWS[law](teachers, batch.masks, batch.labelled, Weights())
+    return mixture(teachers.logits.float().softmax(2), weights).argmax(1).numpy()
 
 
 def of_student(slices: SliceCache, network: nn.Module, ids: Ids) -> NDArray[np.int64]:

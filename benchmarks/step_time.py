@@ -107,8 +107,8 @@ def collect(study: Study, run: Path, slices: SliceCache) -> None:
         torch.manual_seed(number)
         network = models.create(study.teacher.model, 1, study.classes, **study.teacher.options).eval()
         for index, ids in enumerate(shards(study, slices)):
-            answers = Teacher(site, asks, network, site).answer(make_shard(asks, slices, index, ids))
-            store.write(answers, card_of(site))
+            shard = make_shard(asks, slices, index, ids, study.answers.contents)
+            store.write(Teacher(site, asks, network, site).answer(shard), card_of(site), shard.wants)
 
 
 def card_of(site: str) -> Card:

@@ -39,7 +39,13 @@ class Site:
         answers = self.config.policy.released(self.teacher(shard.assignment).answer(shard))
         self.status.set(shards=self.status.now.shards + 1)
         log.info("shard %d: %d slices answered", shard.index, len(shard.slice_ids))
-        return self.release("answer", shard.assignment.study, len(body), answers.header, answers.arrays())
+        return self.release(
+            "answer",
+            shard.assignment.study,
+            len(body),
+            answers.header,
+            answers.arrays | {"slice_ids": answers.slice_ids},
+        )
 
     def evaluate(self, body: bytes) -> bytes:
         request, weights = unpack(body, EvaluateRequest)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Literal
-
 from pydantic import Field
 
 from imaging.errors import InputError
-from study.answers import CONTENTS, Answers
+from models.contents import CONTENTS, DEFAULT, Content
+from study.answers import Answers
 from study.plan import Plan, Teacher
 from study.wire import Shard
 
@@ -16,8 +14,9 @@ from study.wire import Shard
 class Policy(Plan):
     """`[policy]` of site.toml. A site never sends pixels or weights; this narrows what it does send."""
 
-    release: tuple[Literal["logits", "attention", "contrast"], ...] = ("logits", "attention", "contrast")
-    """What answers to a shard may hold; without `logits` the site trains and evaluates but answers nothing."""
+    release: tuple[Content, ...] = DEFAULT
+    """What answers to a shard may hold; without `logits` the site trains and evaluates but answers nothing. `features`
+    are whole feature maps: with enough of them an attacker could rebuild the teacher's first layers."""
     max_slices: int = Field(4096, ge=1)
     """Slices that one shard may ask about."""
     max_message_mib: int = Field(1024, ge=1)
@@ -66,8 +65,7 @@ class Policy(Plan):
 
     def released(self, answers: Answers) -> Answers:
         """The same answers without what may not leave."""
-        kept = answers if "attention" in self.release else replace(answers, attention={})
-        return kept if "contrast" in self.release else replace(kept, contrast={}, valid={})
+        return answers.without(*answers.contents - set(self.release))
 
     def admit_bytes(self, received: int) -> None:
         """InputError where a message is larger than this site takes."""

@@ -62,7 +62,7 @@ class Teacher:
         header = AnswersHeader(
             site=self.site, index=shard.index, weights_hash=self.weights_hash, fingerprint=fingerprint
         )
-        return Answers.from_arrays(header, arrays | {"slice_ids": shard.slice_ids})
+        return Answers(header, shard.slice_ids, arrays)
 
     def _check(self, shard: Shard) -> None:
         ours, theirs = self.assignment.preprocess.fingerprint(), shard.assignment.preprocess.fingerprint()
@@ -75,7 +75,7 @@ class Teacher:
             raise InputError(f"shard {shard.index} holds no slice", fix="ask about at least one")
 
     def _piece(self, shard: Shard, part: slice) -> dict[str, NDArray[Any]]:
-        """Arrays of at most `BATCH` slices under the flat names of `Answers.arrays`."""
+        """Arrays of at most `BATCH` slices under the names of `models.contents`."""
         device = next(self.network.parameters()).device
         images = torch.from_numpy(shard.images[part].astype(np.float32)).to(device)
         masks = torch.from_numpy(shard.masks[part]).to(device)

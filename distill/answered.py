@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from distill.schemes.base import Needs
 from distill.sources import StoredAnswers
-from distill.unpacked import Unpacked
+from distill.unpacked import unpacked
 from imaging.errors import InputError
 from imaging.slices import SliceCache
 from study.cohorts import open_store, shards
@@ -30,31 +31,36 @@ def open_answers(
     left out, one is damaged, or a site's policy withheld what the scheme needs.
     """
     store = open_store(study, run_folder, slices)
-    sites = answering(study, Run(run_folder), store, len(shards(study, slices)))
+    sites = answering(study, Run(run_folder), store, len(shards(study, slices)), needs.contents)
     if needs.teachers == "one":
         sites = [single_teacher(study, store, sites)]
-    unpacked = [Unpacked.build(store, site, run_folder / "distill" / "answers-cache" / site, ids) for site in sites]
-    for one in unpacked:
-        withheld = [name for name in needs.contents if name not in one.contents]
-        if withheld:
-            what = f"site {one.site} did not release {' and '.join(withheld)}, which the scheme needs"
-            allow = f"ask the site to allow it in its policy, remove {store.folder / one.site} and {COLLECT}"
-            fix = f"learn without it (`--set amtkd.alpha=0 --label NAME`, or in the study), or {allow}"
-            raise InputError(what, where=store.folder / one.site, fix=fix)
-    return StoredAnswers(unpacked, needs.contents)
+    for content in needs.contents:
+        withholding = [site for site in sites if content in store.withheld(site)]
+        if len(withholding) == len(sites):
+            what = f"no site released {content}, which the scheme needs"
+            learn = "learn without it (such as `--set amtkd.alpha=0 --label NAME`)"
+            fix = f"{learn}, or ask the sites to allow it, remove {store.folder} and {COLLECT}"
+            raise InputError(what, where=store.folder, fix=fix)
+    caches = run_folder / "distill" / "answers-cache"
+    return StoredAnswers({site: unpacked(store, site, needs.contents, caches / site, ids) for site in sites})
 
 
-def answering(study: Study, run: Run, store: AnswerStore, n_shards: int) -> list[str]:
+def answering(study: Study, run: Run, store: AnswerStore, n_shards: int, contents: Sequence[str]) -> list[str]:
     """Sites with answers, in the study's order: complete, or left out by the coordinator halfway.
 
     What a left-out site did not answer weighs nothing. Raises: InputError, see `open_answers`.
     """
     absent = left_out(run.folder)
-    missing = {site.name: store.missing(site.name, n_shards) for site in study.sites}
+    if unasked := [content for content in contents if content not in study.answers.contents]:
+        what = f"the sites were not asked for {' and '.join(unasked)}, which the scheme needs"
+        fix = f"add {json.dumps(unasked)} to `answers.contents` in the study and to the sites' policies, and {COLLECT}"
+        raise InputError(what, where=run.folder, fix=fix)
+    missing = {site.name: store.missing(site.name, n_shards, contents) for site in study.sites}
     for site, lacking in missing.items():
         if lacking and site not in absent:
-            done = n_shards - len(lacking)
-            what = f"site {site} has answered {done} of {n_shards} shards; the first missing is {lacking[0]}"
+            done, first = n_shards - len(lacking), min(lacking)
+            what = f"site {site} has answered {done} of {n_shards} shards; the first missing is {first}"
+            what += f" ({', '.join(lacking[first])})" if set(lacking[first]) < set(contents) else ""
             raise InputError(what, where=store.folder, fix=COLLECT)
     complete = sum(not lacking for lacking in missing.values())
     if complete < study.federation.min_sites:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from distill.schemes.base import Batch, TeacherBatch
 from distill.sources import Teachers
 from imaging.augment import IDENTITY, Augment, draw
 from imaging.slices import SliceCache
 from imaging.warp import Warp
+from models.contents import kind_of
 from study.draws import derived, generator
 
 Ids = NDArray[np.int64]
@@ -59,7 +63,7 @@ def plain(slices: SliceCache, teachers: Teachers | None, ids: Ids) -> Batch:
 def assemble(slices: SliceCache, teachers: Teachers | None, ids: Ids, warp: Warp) -> Batch:
     """A batch with images, masks and the teachers' logits and maps moved alike; intensity changes touch images only.
 
-    Region contrast stays as the teacher measured it: a scalar a slice has no place to be moved to.
+    Region contrast stays as the teacher measured it: a scalar has no place to be moved to.
     """
     labelled = torch.from_numpy(slices.labelled[ids])
     masks = warp.move_masks(torch.from_numpy(slices.masks[ids]))
@@ -68,9 +72,30 @@ def assemble(slices: SliceCache, teachers: Teachers | None, ids: Ids, warp: Warp
 
 
 def _moved(answers: TeacherBatch, warp: Warp) -> TeacherBatch:
-    maps = {tap: [warp.move(m[:, None])[:, 0] for m in maps] for tap, maps in answers.attention.items()}
     logits = warp.move(answers.logits.flatten(1, 2)).view(answers.logits.shape)
-    return TeacherBatch(logits, answers.answered, maps, answers.contrast, answers.valid)
+    told = [{name: MOVED[kind_of(name).lies](array, warp) for name, array in one.items()} for one in answers.told]
+    return TeacherBatch(logits, answers.answered, told, answers.sites)
+
+
+def _on_slice(maps: Tensor, warp: Warp) -> Tensor:
+    """Maps (N, h, w) or (N, c, h, w)."""
+    return warp.move(maps[:, None])[:, 0] if maps.ndim == 3 else warp.move(maps)
+
+
+def _between_nodes(affinity: Tensor, warp: Warp) -> Tensor:
+    """Affinities (N, m, m) of the m = k × k nodes: moved as maps of k × k once for either of the two nodes."""
+    side = math.isqrt(affinity.shape[1])
+    for _ in range(2):
+        affinity = warp.move(affinity.view(*affinity.shape[:2], side, side)).flatten(2).transpose(1, 2)
+    return affinity
+
+
+MOVED: dict[str, Callable[[Tensor, Warp], Tensor]] = {
+    "nowhere": lambda values, warp: values,
+    "on the slice": _on_slice,
+    "between nodes": _between_nodes,
+}
+"""By how an array lies on its slice."""
 
 
 def _passes(ids: Ids, count: int, step: int, seed: int, kind: str) -> Ids:

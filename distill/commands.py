@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from distill.card import StudentCard
     from study.plan import Study
     from study.training import Progress
+
+
+class Split(StrEnum):
+    """Which patients a comparison is of."""
+
+    test = "test"
+    val = "val"
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, which holds study.json.")]
@@ -171,3 +180,31 @@ def report_command(run: RunFolder) -> None:
     from distill.report import write_report
 
     typer.echo(write_report(run))
+
+
+def tables_command(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders of one study, one a seed.")],
+    split: Annotated[
+        Split, typer.Option(help="Test patients for figures, validation patients for choices.")
+    ] = Split.test,
+    reference: Annotated[str, typer.Option(help="What the others are compared with.")] = "supervised",
+    label: Annotated[list[str] | None, typer.Option(help="Compare these students only; again for more.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for comparison.md, .json and .svg as well.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the students of several runs: figures with their spread, differences paired by patient, ranks.
+
+    `preceptor tables runs/prostate-seed-*` prints Markdown.
+
+    `preceptor tables runs/prostate-seed-* --split val --label amtkd --label uniform --reference uniform` chooses.
+    """
+    from distill.comparison import Trainings
+    from distill.comparison_tables import as_json as to_json
+    from distill.comparison_tables import markdown, write
+
+    chosen = list(dict.fromkeys([reference, *label])) if label else None
+    trainings = Trainings.read(runs, split.value, chosen)
+    trainings.check(reference)
+    if out is not None:
+        write(trainings, reference, out)
+    typer.echo(json.dumps(to_json(trainings, reference), indent=1) if as_json else markdown(trainings, reference))

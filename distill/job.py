@@ -132,6 +132,9 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
     answers = None
     if learner.needs.teachers != "none":
         answers = open_answers(study, run_folder, slices, train, learner.needs)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived(seed, "adapt"))
+            learner.adapt(plain(slices, answers, train[:1]))
     if not learner.needs.unlabelled:
         train = train[slices.labelled[train]]
         if not len(train):
@@ -194,7 +197,7 @@ def heard(job: Job, answers: StoredAnswers, *, chunk: int = 32) -> dict[str, Any
     for start in range(0, len(job.train), chunk):
         batch = plain(job.slices, answers, job.train[start : start + chunk])
         if batch.teachers is not None:
-            weights += job.scheme.weights(batch.teachers, batch.masks, batch.labelled).tolist()
+            weights += job.scheme.weights(batch).tolist()
     return {
         "sites": answers.sites,
         "slices": job.train.tolist(),

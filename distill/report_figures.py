@@ -87,6 +87,21 @@ def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, ylabel: str, ti
         return _svg(figure)
 
 
+def intervals(rows: Sequence[tuple[str, float, float, float]], *, xlabel: str, title: str) -> str:
+    """Means with their intervals (name, mean, low, high), one above the other, beside a line at 0, as SVG."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(5.6, 0.9 + 0.32 * len(rows))
+        for place, ((_, mean, low, high), colour) in enumerate(zip(rows, _cycle(len(rows)), strict=True)):
+            axes.hlines(place, low, high, color=colour, linewidth=2)
+            axes.plot(mean, place, "o", color=colour)
+        axes.axvline(0, color=INK, linewidth=0.8, alpha=0.5)
+        axes.set(xlabel=xlabel, title=title)
+        axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+        axes.invert_yaxis()
+        axes.grid(axis="x", alpha=0.2)
+        return _svg(figure)
+
+
 def overlay(image: NDArray[np.float32], reference: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> str:
     """A slice (H, W) with both outlines: reference green, prediction red, their overlap filled yellow (AMTKD, Fig. 4).
 

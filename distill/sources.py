@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from distill.schemes.base import TeacherBatch
 from distill.unpacked import Unpacked
 from imaging.slices import SliceCache
-from models.knowledge import told
-from study.answers import CONTENTS
+from models.contents import DEFAULT
+from models.knowledge import told as told_by
 
 Ids = NDArray[np.int64]
 
@@ -31,52 +31,49 @@ class Teachers(Protocol):
 
 
 class StoredAnswers:
-    """What the sites answered, read from the store's unpacked copies; only `contents` of it."""
+    """What the sites answered, read from the store's unpacked copies: of each site the contents that are given."""
 
-    def __init__(self, unpacked: Sequence[Unpacked], contents: Sequence[str] = CONTENTS) -> None:
-        self._unpacked, self._contents = list(unpacked), tuple(contents)
-        self.sites = tuple(one.site for one in unpacked)
-        self.checksums = {one.site: one.checksums for one in unpacked}
+    def __init__(self, unpacked: Mapping[str, Mapping[str, Unpacked]]) -> None:
+        self._unpacked, self.sites = unpacked, tuple(unpacked)
+        self.checksums = {
+            site: {f"{name}/{shard}": mark for name, one in contents.items() for shard, mark in one.checksums.items()}
+            for site, contents in unpacked.items()
+        }
 
     def answers(self, ids: Ids) -> TeacherBatch:
-        """See `Teachers`."""
-        found = [
-            {name: torch.from_numpy(array) for name, array in one.rows(ids, self._contents).items()}
-            for one in self._unpacked
-        ]
-        return _batch(found, torch.stack([one.pop("answered") for one in found], dim=1))
+        """See `Teachers`; a teacher has answered a slice where all its contents are there."""
+        told, answered = [], []
+        for contents in self._unpacked.values():
+            rows = [dict(one.rows(ids)) for one in contents.values()]
+            answered.append(torch.from_numpy(np.logical_and.reduce([one.pop("answered") for one in rows])))
+            told.append({name: torch.from_numpy(array) for one in rows for name, array in one.items()})
+        return batch_of(self.sites, told, torch.stack(answered, dim=1))
 
 
 class LiveTeachers:
     """The teachers themselves, asked afresh each time; where they are at hand, such as in tests and comparisons."""
 
-    def __init__(self, networks: Mapping[str, nn.Module], slices: SliceCache, *, classes: int) -> None:
+    def __init__(
+        self,
+        networks: Mapping[str, nn.Module],
+        slices: SliceCache,
+        *,
+        classes: int,
+        contents: Sequence[str] = DEFAULT,
+    ) -> None:
         self.sites = tuple(networks)
         self._networks = [network.eval() for network in networks.values()]
-        self._slices, self._classes = slices, classes
+        self._slices, self._classes, self._contents = slices, classes, contents
 
     @torch.no_grad()
     def answers(self, ids: Ids) -> TeacherBatch:
         """See `Teachers`; rounded as a site rounds."""
         images = torch.from_numpy(self._slices.images[ids]).float()[:, None]
         masks = torch.from_numpy(self._slices.masks[ids])
-        found = [told(one, images, masks, classes=self._classes, wants=CONTENTS) for one in self._networks]
-        return _batch(found, torch.ones(len(ids), len(found), dtype=torch.bool))
+        told = [told_by(one, images, masks, classes=self._classes, wants=self._contents) for one in self._networks]
+        return batch_of(self.sites, told, torch.ones(len(ids), len(told), dtype=torch.bool))
 
 
-def _batch(found: Sequence[Mapping[str, Tensor]], answered: Tensor) -> TeacherBatch:
-    """One dictionary a teacher, under the flat names of answers, as one batch; `answered` (N, T)."""
-
-    def taps(group: str) -> list[str]:
-        return [name.partition("/")[2] for name in found[0] if name.startswith(f"{group}/")]
-
-    def stacked(name: str) -> Tensor:
-        return torch.stack([one[name] for one in found], dim=1)
-
-    return TeacherBatch(
-        logits=stacked("logits"),
-        answered=answered,
-        attention={tap: [one[f"attention/{tap}"] for one in found] for tap in taps("attention")},
-        contrast={tap: stacked(f"contrast/{tap}") for tap in taps("contrast")},
-        valid={tap: stacked(f"valid/{tap}") for tap in taps("valid")},
-    )
+def batch_of(sites: tuple[str, ...], told: Sequence[dict[str, Tensor]], answered: Tensor) -> TeacherBatch:
+    """One dictionary a teacher, under the arrays' names, as one batch; `answered` (N, T)."""
+    return TeacherBatch(torch.stack([one.pop("logits") for one in told], dim=1), answered, list(told), sites)

@@ -25,56 +25,55 @@ NOTE = "note.json"
 
 
 class Unpacked:
-    """Answers of one site about the slices `ids`, which count up; a slice that it did not answer reads as zeros."""
+    """One content of one site about the slices `ids`, which count up; a slice that it did not answer reads as zeros."""
 
-    def __init__(self, site: str, folder: Path, ids: Ids) -> None:
-        self.site, self._ids = site, ids
+    def __init__(self, folder: Path, ids: Ids) -> None:
+        self._ids = ids
         self.checksums: dict[str, str] = json.loads((folder / NOTE).read_text(encoding="utf-8"))["checksums"]
         self._maps = {
             path.stem.replace(".", "/"): np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))
         }
 
     @classmethod
-    def build(cls, store: AnswerStore, site: str, folder: Path, ids: Ids) -> Unpacked:
-        """Unpack a site's answers into `folder`, every checksum compared, unless that is what lies there already.
+    def build(cls, store: AnswerStore, site: str, content: str, folder: Path, ids: Ids) -> Unpacked:
+        """Unpack a content into `folder`, every checksum compared, unless that is what lies there already.
 
         Raises: InputError naming site and shard when one is damaged, or answers slices that were not asked.
         """
-        note = {"checksums": store.checksums(site), "ids": digest({"ids": ids})}
+        note = {"checksums": store.checksums(site, content), "ids": digest({"ids": ids})}
         if not (folder / NOTE).exists() or json.loads((folder / NOTE).read_text(encoding="utf-8")) != note:
             for left in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a process killed while it unpacked
                 shutil.rmtree(left)
             with replacing(folder) as temporary:
                 temporary.mkdir()
-                _unpack(store, site, temporary, ids)
+                _unpack(store, site, content, temporary, ids)
                 (temporary / NOTE).write_text(json.dumps(note), encoding="utf-8")
-        return cls(site, folder, ids)
+        return cls(folder, ids)
 
-    @property
-    def contents(self) -> set[str]:
-        """Which of `study.answers.CONTENTS` the site's policy released."""
-        return {name.partition("/")[0] for name in self._maps} - {"answered", "valid"}
-
-    def rows(self, ids: Ids, contents: Sequence[str]) -> Mapping[str, NDArray[Any]]:
-        """Copies of these slices' rows of `contents`, under the names of `Answers.arrays`, and `answered` (n,) bool."""
-        rows, wanted = np.searchsorted(self._ids, ids), {"answered", *contents}
-        wanted |= {"valid"} if "contrast" in wanted else set()
-        return {name: np.asarray(array[rows]) for name, array in self._maps.items() if name.partition("/")[0] in wanted}
+    def rows(self, ids: Ids) -> Mapping[str, NDArray[Any]]:
+        """Copies of these slices' rows, under the arrays' names, and `answered` (n,) bool."""
+        rows = np.searchsorted(self._ids, ids)
+        return {name: np.asarray(array[rows]) for name, array in self._maps.items()}
 
 
-def _unpack(store: AnswerStore, site: str, folder: Path, ids: Ids) -> None:
+def unpacked(store: AnswerStore, site: str, contents: Sequence[str], folder: Path, ids: Ids) -> dict[str, Unpacked]:
+    """Each of these contents that the site released, unpacked under `folder`."""
+    given = [content for content in contents if content not in store.withheld(site)]
+    return {content: Unpacked.build(store, site, content, folder / content, ids) for content in given}
+
+
+def _unpack(store: AnswerStore, site: str, content: str, folder: Path, ids: Ids) -> None:
     """One file an array, (len(ids), …), filled shard by shard."""
     maps: dict[str, NDArray[Any]] = {"answered": _array(folder, "answered", np.dtype(bool), (len(ids),))}
-    for answers in store.in_order(site):
+    for answers in store.in_order(site, [content]):
         rows = np.searchsorted(ids, answers.slice_ids)
         if not np.array_equal(ids[np.minimum(rows, len(ids) - 1)], answers.slice_ids):
             what = f"shard {answers.header.index} of site {site} answers slices that are not the student's to train on"
             raise InputError(what, where=store.folder / site, fix=f"remove {store.folder / site} and collect again")
-        for name, array in answers.arrays().items():
-            if name != "slice_ids":
-                if name not in maps:
-                    maps[name] = _array(folder, name, array.dtype, (len(ids), *array.shape[1:]))
-                maps[name][rows] = array
+        for name, array in answers.arrays.items():
+            if name not in maps:
+                maps[name] = _array(folder, name, array.dtype, (len(ids), *array.shape[1:]))
+            maps[name][rows] = array
         maps["answered"][rows] = True
 
 

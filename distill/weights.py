@@ -7,10 +7,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from distill.losses.cross_entropy import cross_entropy, soft_cross_entropy
 from distill.losses.dice import dice_loss
+from distill.schemes.base import TeacherBatch
+from study.distill_tables import Law, Weights
 
-Law = Callable[[Tensor, Tensor], Tensor]
-"""Dice losses (N, T) and which answers are there (N, T) bool -> weights (N, T), each row adding up to 1."""
+Weigh = Callable[[TeacherBatch, Tensor, Tensor, Weights], Tensor]
+"""Teachers, masks (N, H, W), labelled (N,) bool and `[distill.weights]` -> weights (N, T), each row adding up to 1."""
+Judge = Callable[[Tensor, Tensor], Tensor]
+"""Losses (N, T) and which answers are there (N, T) bool -> weights (N, T)."""
 
 
 def as_printed(losses: Tensor, answered: Tensor) -> Tensor:
@@ -32,11 +37,17 @@ def agreement_softmax(losses: Tensor, answered: Tensor, *, tau: float = 0.1) -> 
     return shares(((best - losses) / tau).clamp_max(0).exp(), answered)
 
 
-LAWS: dict[str, Law] = {
-    "agreement": agreement,
-    "as-printed": as_printed,
-    "agreement-softmax": agreement_softmax,
-}
+def best_of(losses: Tensor, answered: Tensor) -> Tensor:
+    """All to the teacher with the lowest loss; to several alike where they share it."""
+    best = losses.where(answered, torch.inf).amin(1, keepdim=True)
+    return shares((losses <= best).to(losses.dtype), answered)
+
+
+def confidence(losses: Tensor, answered: Tensor) -> Tensor:
+    """w_j = (1 - softmax_j(CE_j)) / (T - 1), T the teachers who answered; one alone has 1. Source: CA-MKD, Eq. 3."""
+    doubt = losses.where(answered, torch.finfo(losses.dtype).min).softmax(1)
+    alone = answered.sum(1, keepdim=True) == 1
+    return shares(torch.where(alone, answered.to(losses.dtype), 1 - doubt), answered)
 
 
 def shares(scores: Tensor, answered: Tensor) -> Tensor:
@@ -65,6 +76,21 @@ def teacher_losses(probs: Tensor, mask: Tensor, labelled: Tensor, answered: Tens
     return losses
 
 
+@torch.no_grad()
+def teacher_entropies(logits: Tensor, mask: Tensor, labelled: Tensor, answered: Tensor) -> Tensor:
+    """Every teacher's cross-entropy, mean over a slice's pixels, (N, T); shapes as above, of logits.
+
+    Departs: CA-MKD classifies whole images, and has a label for each; where a slice has no mask, the mixture of all
+    stands in for it.
+    """
+    losses = logits.new_zeros(answered.shape)
+    together = mixture(logits.softmax(2), _alike(answered))
+    for j in range(logits.shape[1]):
+        losses[labelled, j] = cross_entropy(logits[labelled, j], mask[labelled])
+        losses[~labelled, j] = soft_cross_entropy(logits[~labelled, j], together[~labelled])
+    return losses
+
+
 def dissent(probs: Tensor, answered: Tensor, *, smooth: float = 1.0) -> Tensor:
     """1 - soft Dice of each teacher with the uniform mixture of those who answered, all classes, (N, T) in [0, 1].
 
@@ -72,7 +98,7 @@ def dissent(probs: Tensor, answered: Tensor, *, smooth: float = 1.0) -> Tensor:
     class, a teacher that alone finds a small organ is silenced by two that miss it, and on empty slices the weight goes
     to whoever is surest of nothing. Departs: our own, for slices that nobody has outlined.
     """
-    together = mixture(probs, shares(torch.ones_like(answered, dtype=probs.dtype), answered))[:, None]
+    together = mixture(probs, _alike(answered))[:, None]
     overlap = (probs * together).sum((-2, -1))
     total = probs.square().sum((-2, -1)) + together.square().sum((-2, -1))
     return (1 - (2 * overlap + smooth) / (total + smooth)).mean(-1)
@@ -85,3 +111,56 @@ def mixture(probs: Tensor, weights: Tensor) -> Tensor:
     """
     mixed = weights[:, None].to(probs.dtype) @ probs.flatten(2)  # a tenth of einsum's time
     return mixed.view(probs.shape[0], *probs.shape[2:])
+
+
+def _alike(answered: Tensor) -> Tensor:
+    return shares(torch.ones_like(answered, dtype=torch.float32), answered)
+
+
+JUDGES: dict[Law, Judge] = {
+    "agreement": agreement,
+    "as-printed": as_printed,
+    "agreement-softmax": agreement_softmax,
+    "best-of": best_of,
+    "confidence": confidence,
+}
+"""The laws that judge each teacher by its loss on each slice."""
+
+
+def _dice_of(teachers: TeacherBatch, masks: Tensor, labelled: Tensor) -> Tensor:
+    return teacher_losses(teachers.logits.softmax(2), masks, labelled, teachers.answered)
+
+
+def _by_dice(law: Law) -> Weigh:
+    return lambda teachers, masks, labelled, plan: JUDGES[law](_dice_of(teachers, masks, labelled), teachers.answered)
+
+
+def _softmax(teachers: TeacherBatch, masks: Tensor, labelled: Tensor, plan: Weights) -> Tensor:
+    return agreement_softmax(_dice_of(teachers, masks, labelled), teachers.answered, tau=plan.tau)
+
+
+def _confidence(teachers: TeacherBatch, masks: Tensor, labelled: Tensor, plan: Weights) -> Tensor:
+    losses = teacher_entropies(teachers.logits.float(), masks, labelled, teachers.answered)
+    return confidence(losses, teachers.answered)
+
+
+def _uniform(teachers: TeacherBatch, masks: Tensor, labelled: Tensor, plan: Weights) -> Tensor:
+    return _alike(teachers.answered)
+
+
+def _fixed(teachers: TeacherBatch, masks: Tensor, labelled: Tensor, plan: Weights) -> Tensor:
+    """As the study says; where none of the sites that it names has answered, all others alike."""
+    scores = torch.tensor([plan.fixed.get(site, 0.0) for site in teachers.sites], device=teachers.answered.device)
+    return shares(scores.expand(teachers.answered.shape), teachers.answered)
+
+
+LAWS: dict[Law, Weigh] = {
+    "uniform": _uniform,
+    "fixed": _fixed,
+    "agreement": _by_dice("agreement"),
+    "as-printed": _by_dice("as-printed"),
+    "agreement-softmax": _softmax,
+    "confidence": _confidence,
+    "best-of": _by_dice("best-of"),
+}
+"""By the name that `[distill.weights] law` gives."""

@@ -1,4 +1,4 @@
-"""What a teacher tells of slices, and the student learns: logits, attention maps and region contrast.
+"""What a teacher tells of slices, and the student learns: logits, attention, affinities, contrasts of regions.
 
 The one copy of both: a site computes its answers with it and the central trainer the student's side, so that the two
 ends cannot drift apart. Half precision is raised to float32, also under autocast.
@@ -6,13 +6,14 @@ ends cannot drift apart. Half precision is raised to float32, also under autocas
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.contents import NODES, arrays_of
 from models.registry import TAPS
 from models.taps import tap
 
@@ -25,20 +26,24 @@ SMALLEST_NORM = 1e-8
 def told(
     network: nn.Module, images: Tensor, masks: Tensor, *, classes: int, wants: Collection[str]
 ) -> dict[str, Tensor]:
-    """What `network` tells of a batch of slices, on the network's device, under the flat names of answers.
+    """The contents that `wants` names, as `network` tells them of a batch of slices, under the arrays' names.
 
-    Always `logits` (N, C, H, W) float16; where `wants` names them, for each tap `attention/TAP` (N, h, w) float16 with
-    its maximum at 1 in every slice, and `contrast/TAP` (N, P) float32 with `valid/TAP` (N, P) bool. Shapes: images
-    (N, 1, H, W) float32, masks (N, H, W) of class numbers or `NO_MASK`. The network is in evaluation mode already.
+    Shapes: images (N, 1, H, W) float32, masks (N, H, W) of class numbers or `NO_MASK`; the arrays (N, …) as
+    `models.contents` has them, on the network's device. The network is in evaluation mode already.
     """
     with ExitStack() as stack:
         features = stack.enter_context(tap(network, TAPS)) if set(wants) - {"logits"} else {}
-        found = {"logits": halved(network(images))}
-    for name, maps in features.items():
-        if "attention" in wants:
-            found[f"attention/{name}"] = scaled(attention_map(maps)).half()
-        if "contrast" in wants:
-            found[f"contrast/{name}"], found[f"valid/{name}"] = region_contrast(maps, masks, classes)
+        logits = network(images)
+    found = {"logits": halved(logits)} if "logits" in wants else {}
+    for name in (array for content in wants if content != "logits" for array in arrays_of(content)):
+        group, _, place = name.partition("/")
+        if group in SAYS:
+            found[name] = SAYS[group](features[place])
+        elif group == "contrast":
+            found[name], found[f"valid/{place}"] = region_contrast(features[place], masks, classes)
+        elif group == "prototypes":
+            maps, found[f"present/{place}"] = prototype_maps(features[place], masks, classes)
+            found[name] = maps.half()
     return found
 
 
@@ -52,10 +57,10 @@ def attention_map(features: Tensor, *, p: int = 1) -> Tensor:
     return (magnitude if p == 1 else magnitude.pow(p)).sum(dim=1)
 
 
-def halved(logits: Tensor) -> Tensor:
-    """Logits as float16, those beyond its range at its ends: an answer never holds infinity."""
+def halved(values: Tensor) -> Tensor:
+    """Logits or features as float16, those beyond its range at its ends: an answer never holds infinity."""
     highest = torch.finfo(torch.float16).max
-    return logits.float().clamp(-highest, highest).half()
+    return values.float().clamp(-highest, highest).half()
 
 
 def scaled(maps: Tensor) -> Tensor:
@@ -64,6 +69,30 @@ def scaled(maps: Tensor) -> Tensor:
     Only the direction of an attention map counts, so nothing is lost.
     """
     return maps / maps.amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+
+
+def affinity(features: Tensor, *, nodes: int = NODES) -> Tensor:
+    """How alike every two places of a feature map are: cosines between its nodes, (N, m, m), m = `nodes`².
+
+    Shapes: features (N, c, h, w), max-pooled to `nodes` × `nodes`. Source: SKD (Liu et al. 2019), pair-wise.
+    Departs: its code pools with half the map as kernel and rounds up, which gives 4 nodes on even grids and 9 on odd
+    ones; ours are as many on every grid, so that teacher and student need not have the same.
+    """
+    units = F.normalize(F.adaptive_max_pool2d(_precise(features), nodes).flatten(2), dim=1)
+    return units.transpose(1, 2) @ units
+
+
+def prototype_maps(features: Tensor, mask: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Cosine between each place and each class's mean feature, (N, C, h, w), and which classes are there, (N, C) bool.
+
+    Shapes: features (N, c, h, w), mask (N, H, W) of class numbers or `NO_MASK`. 0 where the class is absent. Source:
+    ProtoKD (Wang et al. 2023). Departs: a class counts in the slices that show it; its code wants it in all of a batch.
+    """
+    features = _precise(features)
+    regions, area, outlined = region_means(features, mask, classes)
+    there = (area > 0) & (torch.linalg.vector_norm(regions, dim=2) > SMALLEST_NORM) & outlined[:, None]
+    cosines = torch.einsum("nkc,nchw->nkhw", F.normalize(regions, dim=2), F.normalize(features, dim=1))
+    return cosines.where(there[..., None, None], 0.0), there
 
 
 def region_contrast(features: Tensor, mask: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -76,12 +105,7 @@ def region_contrast(features: Tensor, mask: Tensor, classes: int) -> tuple[Tenso
     Departs: EMKD takes the top-left pixel of each cell for the mask on the feature grid; we take areas, so that no
     class that is present is lost, each network on its own grid.
     """
-    features = _precise(features)
-    with torch.autocast(features.device.type, enabled=False):
-        share, outlined = region_shares(mask, classes, features)
-        sums = torch.einsum("nkhw,nchw->nkc", share, features)
-        area = share.sum(dim=(2, 3))
-        regions = sums / area.clamp_min(torch.finfo(area.dtype).tiny)[..., None]
+    regions, area, outlined = region_means(_precise(features), mask, classes)
     norm = torch.linalg.vector_norm(regions, dim=2)
     there = (area > 0) & (norm > SMALLEST_NORM) & outlined[:, None]
     unit = regions / norm.clamp_min(SMALLEST_NORM)[..., None]
@@ -89,6 +113,15 @@ def region_contrast(features: Tensor, mask: Tensor, classes: int) -> tuple[Tenso
     valid = there[:, a] & there[:, b]
     contrast = (unit[:, a] * unit[:, b]).sum(dim=2)
     return torch.where(valid, contrast, 0), valid
+
+
+def region_means(features: Tensor, mask: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean feature of each class's region (N, C, c), the regions' areas in cells (N, C), outlined slices (N,) bool."""
+    with torch.autocast(features.device.type, enabled=False):
+        share, outlined = region_shares(mask, classes, features)
+        sums = torch.einsum("nkhw,nchw->nkc", share, features)
+        area = share.sum(dim=(2, 3))
+        return sums / area.clamp_min(torch.finfo(area.dtype).tiny)[..., None], area, outlined
 
 
 def region_shares(mask: Tensor, classes: int, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,3 +143,13 @@ def region_shares(mask: Tensor, classes: int, features: Tensor) -> tuple[Tensor,
 def _precise(features: Tensor) -> Tensor:
     """The same values in float32 at least."""
     return features.to(torch.promote_types(features.dtype, torch.float32))
+
+
+SAYS: dict[str, Callable[[Tensor], Tensor]] = {
+    "attention": lambda maps: scaled(attention_map(maps)).half(),
+    "attention-2": lambda maps: scaled(attention_map(maps, p=2)).half(),
+    "attention-4": lambda maps: scaled(attention_map(maps, p=4)).half(),
+    "affinity": lambda maps: affinity(maps).half(),
+    "features": halved,
+}
+"""How an array comes of a tap's features alone."""

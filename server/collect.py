@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from imaging.errors import InputError
@@ -36,29 +36,32 @@ class Collection:
         self.shards = shards(study, self.cache)
         self.store = open_store(study, run.folder, self.cache)
         run.event("asking", shards=len(self.shards), slices=sum(map(len, self.shards)), sites=teachers)
-        self.sites = [site for site in teachers if self.store.missing(site, len(self.shards))]
+        self.sites = [site for site in teachers if self._missing(site)]
         self.settled = len(teachers) - len(self.sites)
 
     def asks(self, site: str) -> Iterator[Ask]:
-        for index in self.store.missing(site, len(self.shards)):
-            body = partial(self._pack, site, index)
-            yield Ask("answer", f"shard {index}", body, partial(self.take, site, index))
+        for index, wants in self._missing(site).items():
+            body = partial(self._pack, site, index, wants)
+            yield Ask("answer", f"shard {index}", body, partial(self.take, site, index, wants))
 
-    def take(self, site: str, index: int, body: bytes) -> None:
+    def take(self, site: str, index: int, wants: Sequence[str], body: bytes) -> None:
         """Put a shard's answers into the store; InputError when they are not what was asked, or another teacher's."""
-        answers = Answers.unpack(body, self._shard(site, index))
+        answers = Answers.unpack(body, self._shard(site, index, wants))
         card = read_card(self.run.folder, site)
         if card is None or answers.header.site != site or answers.header.weights_hash != card.weights_hash:
             what = f"answers of another teacher than the one whose card is in teachers/{site}.json"
             raise InputError(what, fix=f"delete that card and store/{site}, and run the phases again")
-        self.store.write(answers, card)
-        withheld = [name for name in ("attention", "contrast") if not getattr(answers, name)]
+        self.store.write(answers, card, wants)
+        withheld = [name for name in wants if name not in answers.contents]
         if withheld and index == 0:  # known now, or after hours, from the first scheme that needs it
             self.run.event("withheld", site=site, contents=withheld)
         self.run.event("collected", site=site, shard=index, of=len(self.shards), bytes=len(body))
 
-    def _shard(self, site: str, index: int) -> Shard:
-        return make_shard(assignment(self.study, site), self.cache, index, self.shards[index])
+    def _missing(self, site: str) -> dict[int, tuple[str, ...]]:
+        return self.store.missing(site, len(self.shards), self.study.answers.contents)
 
-    def _pack(self, site: str, index: int) -> bytes:
-        return self._shard(site, index).pack()
+    def _shard(self, site: str, index: int, wants: Sequence[str]) -> Shard:
+        return make_shard(assignment(self.study, site), self.cache, index, self.shards[index], wants)
+
+    def _pack(self, site: str, index: int, wants: Sequence[str]) -> bytes:
+        return self._shard(site, index, wants).pack()

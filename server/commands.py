@@ -6,13 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from server.words import PARTS, duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Part = Enum("Part", {part: part for part in PARTS})  # type: ignore[misc]  # typer wants an enumeration
 LAST = list(Part)[-1]
@@ -49,19 +54,26 @@ def simulate_command(
     check_rooms(plan, schemes=context.obj["schemes"], phantoms=PROFILES)
     folder = (out or Path("runs") / (plan.name if seed is None else f"{plan.name}-seed-{seed}")).resolve()
     console, started = Console(soft_wrap=True), time.monotonic()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    try:
+    with stoppable(console):
         if not (folder / STUDY).exists():
             with console.status("building the study's networks once"):
                 _check_networks(study)
         simulate(plan, folder, console, until=until.value)
-    except KeyboardInterrupt:
-        console.print("\nStopped, with every process that was started. Run the same command again to go on.")
-        raise typer.Exit(130) from None
     console.print(f"Done in {duration(time.monotonic() - started)}.")
     if until is LAST:
         console.print(f"The report: [bold]{folder / 'report.html'}[/]", highlight=False)
+
+
+@contextmanager
+def stoppable(console: Console) -> Iterator[None]:
+    """Ctrl-C and a polite request to end say how to go on, and end with exit code 130."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("\nStopped, with every process that was started. Run the same command again to go on.")
+        raise typer.Exit(130) from None
 
 
 def _check_networks(study: Path) -> None:

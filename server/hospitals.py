@@ -15,6 +15,7 @@ import tomli_w
 
 from imaging.atomic import write_text
 from imaging.errors import InputError
+from models.contents import CONTENTS, DEFAULT
 from server.deployment import environment
 from server.processes import Command
 from study.cohorts import lead_folder
@@ -106,10 +107,12 @@ def write_site(study: Study, run_folder: Path, site: str, socket: Path) -> None:
         content["masks"] = source.masks
     if isinstance(source, FolderSource) and source.patients is not None:
         content["patients"] = list(source.patients)
-    if "policy" in former:
-        content["policy"] = former["policy"]
-    elif study.teacher_of(site).options.get("pretrained"):
-        content["policy"] = {"downloads": True}
+    policy = dict(former.get("policy", {"downloads": True} if study.teacher_of(site).options.get("pretrained") else {}))
+    released = policy.get("release", DEFAULT)
+    if set(released) >= set(DEFAULT) and (more := set(study.answers.contents) - set(released)):  # nobody narrowed it
+        policy["release"] = [name for name in CONTENTS if name in more.union(released)]
+    if policy:
+        content["policy"] = policy
     write_text(folder / "site.toml", tomli_w.dumps(content))
 
 

@@ -135,7 +135,7 @@ class Simulation:
     def _answers_missing(self) -> bool:
         """Whether a finished teacher has shards to answer."""
         store, asked = open_store(self.study, self.run.folder, self.slices), len(shards(self.study, self.slices))
-        return any(store.missing(site, asked) for site in self._teachers())
+        return any(store.missing(site, asked, self.study.answers.contents) for site in self._teachers())
 
     def _distilled(self, scheme: str) -> bool:
         """Whether the student is there, and no answer came after it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -83,9 +83,9 @@ def assignment(study: Study, site: str) -> Assignment:
     )
 
 
-def make_shard(assignment: Assignment, cache: SliceCache, index: int, ids: Ids) -> Shard:
-    """Shard number `index` with the slices `ids`: images (N, 1, H, W), masks (N, H, W)."""
-    return Shard(assignment, index, ids, cache.images[ids][:, None], cache.masks[ids])
+def make_shard(assignment: Assignment, cache: SliceCache, index: int, ids: Ids, wants: Sequence[str]) -> Shard:
+    """Shard number `index` with the slices `ids`, images (N, 1, H, W) and masks (N, H, W), asking for `wants`."""
+    return Shard(assignment, index, ids, cache.images[ids][:, None], cache.masks[ids], tuple(wants))
 
 
 def _inspected(study: Study, index: int, source: Source, run_folder: Path) -> Inspection:

@@ -15,11 +15,11 @@ import models
 from imaging.augment_plan import Augment
 from imaging.errors import InputError
 from imaging.preprocess import Preprocess
+from study.distill_tables import Amtkd, Distill
 from study.keys import Row, faults, rows
 from study.tables import (
     NAME,
-    Amtkd,
-    Distill,
+    Asked,
     Federation,
     FolderSource,
     Name,
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from imaging.phantom_profiles import Profile
 
 __all__ = [
-    "NAME", "Amtkd", "Augment", "Distill", "Federation", "FolderSource", "Name", "Options", "PhantomSource", "Plan",
-    "Preprocess", "Site", "Source", "Student", "Study", "Task", "Teacher", "check_networks", "check_rooms", "faults",
-    "known", "read_study", "reference", "resolve", "unknown",
+    "NAME", "Amtkd", "Asked", "Augment", "Distill", "Federation", "FolderSource", "Name", "Options", "PhantomSource",
+    "Plan", "Preprocess", "Site", "Source", "Student", "Study", "Task", "Teacher", "check_networks", "check_rooms",
+    "faults", "known", "read_study", "reference", "resolve", "unknown",
 ]  # fmt: skip
 
 
@@ -59,6 +59,7 @@ class Study(Plan):
     sites: list[Site] = Field(min_length=1)
     teacher: Teacher = Teacher()
     student: Student
+    answers: Asked = Asked()
     distill: Distill = Distill()
     federation: Federation = Federation()
 
@@ -102,7 +103,9 @@ class Study(Plan):
 
     def hash(self) -> str:
         """Twelve hex digits that change with any setting that a student's weights depend on."""
-        settings = self.model_dump(mode="json", exclude={"federation": True, "distill": {"scheme", "compare"}})
+        apart: dict[str, bool | set[str]]
+        apart = {"federation": True, "answers": {"contents"}, "distill": {"scheme", "compare"}}
+        settings = self.model_dump(mode="json", exclude=apart)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+import models
 from imaging.metrics import mean_dice
 from imaging.slices import CachedCase, SliceCache
 from study.training import evaluating
@@ -32,3 +33,10 @@ def case_dice(network: nn.Module, slices: SliceCache, cases: Sequence[CachedCase
         prediction = logits_of(network, slices.images[case.start : case.stop]).argmax(1)
         values.append(mean_dice(prediction, slices.masks[case.start : case.stop], classes=classes))
     return float(np.mean(values))
+
+
+def channels_of(network: nn.Module, images: torch.Tensor, tap: str) -> int:
+    """Number of channels of a network's features at a tap, for images (N, 1, H, W)."""
+    with evaluating(network), models.tap(network, (tap,)) as features:
+        network(images[:1])
+    return features[tap].shape[1]

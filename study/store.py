@@ -1,8 +1,8 @@
-"""The teachers' answers on disk: Zarr 3, a group a teacher and round, a chunk a shard, a checksum a shard."""
+"""The teachers' answers on disk: Zarr 3, a group a teacher, round and content, a chunk and a checksum a shard."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from zarr.codecs import BloscCodec
 
 from imaging.atomic import replacing
 from imaging.errors import InputError
+from models.contents import CONTENTS
 from study.answers import Answers, AnswersHeader
 from study.wire import Arrays, Card, Header, digest
 
@@ -32,10 +33,11 @@ class Row(Header):
 
 
 class Notes(Header):
-    """The attributes of a site's group."""
+    """The attributes of a content's group."""
 
     card: Card
     arrays: dict[str, Row]
+    """None but the slice ids where the site's policy withholds this content."""
     shard_slices: int
     slices: str
     """Identity of the slices that are answered about."""
@@ -46,11 +48,11 @@ class UnreadableError(InputError):
 
 
 class AnswerStore:
-    """Answers by site and shard; memory holds one shard at a time.
+    """Answers by site, content and shard; memory holds one shard at a time.
 
-    `<site>/round-000/` holds `slice_ids`, `logits`, `attention/<tap>`, … of all slices, `shard_slices` to a chunk, and
-    in its attributes the teacher's card. `slices` is the identity of what is asked about: answers about
-    anything else are refused. A shard counts once its checksum is there, and every read compares it.
+    `<site>/round-000/<content>/` holds `slice_ids` and the content's arrays of all slices, `shard_slices` to a chunk,
+    and in its attributes the teacher's card. `slices` is the identity of what is asked about: answers about anything
+    else are refused. A shard counts once its checksum is there, and every read compares it.
     """
 
     def __init__(self, folder: Path, *, shard_slices: int, slices: str, round_index: int = 0) -> None:
@@ -59,98 +61,115 @@ class AnswerStore:
 
     def sites(self) -> list[str]:
         """Sites with answers here, in alphabetical order."""
-        return sorted(path.parent.parent.name for path in self.folder.glob(f"*/{self.round_name}/zarr.json"))
+        return sorted({path.parents[2].name for path in self.folder.glob(f"*/{self.round_name}/*/zarr.json")})
+
+    def contents(self, site: str) -> list[str]:
+        """Contents that the site has answered or withheld, in the order of `CONTENTS`."""
+        return [content for content in CONTENTS if (self._path(site, content) / "zarr.json").exists()]
+
+    def withheld(self, site: str) -> list[str]:
+        """Those of them that its policy withholds."""
+        return [one for one in self.contents(site) if self._notes(site, one).arrays.keys() == {"slice_ids"}]
 
     def card(self, site: str) -> Card:
-        """The card of the teacher who answered."""
-        return self._notes(site).card
+        """The card of the teacher who answered; InputError where none has."""
+        if not (contents := self.contents(site)):
+            raise InputError(f"site {site} has answered nothing", where=self.folder, fix="collect again")
+        return self._notes(site, contents[0]).card
 
-    def checksums(self, site: str) -> dict[str, str]:
-        """SHA-256 of every shard that is there, by its number: they change whenever the answers do.
+    def checksums(self, site: str, content: str) -> dict[str, str]:
+        """SHA-256 of every shard of a content that is there, by its number: they change whenever the answers do.
 
         Raises: InputError when the answers are about other slices, or lie in shards of another size.
         """
-        if site not in self.sites():
+        if content not in self.contents(site):
             return {}
-        self._notes(site)
-        marks = [mark.tobytes() for mark in self._rows(site, CHECKSUM, slice(None))]
+        self._notes(site, content)
+        marks = [mark.tobytes() for mark in self._rows(site, content, CHECKSUM, slice(None))]
         return {str(index): mark.hex() for index, mark in enumerate(marks) if mark != ABSENT}
 
-    def shards(self, site: str) -> list[int]:
-        """Numbers of the shards that are there, counting up."""
-        return [int(index) for index in self.checksums(site)]
+    def shards(self, site: str, contents: Sequence[str]) -> list[int]:
+        """Numbers of the shards of which all these contents are there, counting up."""
+        there = [set(map(int, self.checksums(site, content))) for content in contents]
+        return sorted(set.intersection(*there)) if there else []
 
-    def has(self, site: str, index: int) -> bool:
-        """True when that shard is there, whole."""
-        return site in self.sites() and self._checksum(site, index) != ABSENT
+    def missing(self, site: str, n_shards: int, contents: Sequence[str]) -> dict[int, tuple[str, ...]]:
+        """Of shards number 0 to `n_shards` - 1 those still to be asked, each with the contents that it lacks."""
+        there = {content: set(map(int, self.checksums(site, content))) for content in contents}
+        lacks = {n: tuple(content for content in contents if n not in there[content]) for n in range(n_shards)}
+        return {index: lacking for index, lacking in lacks.items() if lacking}
 
-    def missing(self, site: str, n_shards: int) -> list[int]:
-        """Numbers of the shards, of `n_shards`, still to be asked."""
-        there = set(self.shards(site))
-        return [index for index in range(n_shards) if index not in there]
-
-    def write(self, answers: Answers, card: Card) -> None:
-        """Put one shard's answers away, in place of what was there.
+    def write(self, answers: Answers, card: Card, wants: Sequence[str]) -> None:
+        """Put one shard's answers away, in place of what was there; of `wants` what they do not tell is withheld.
 
         Raises: InputError when they come from another teacher than the site's earlier answers, or hold other arrays.
         """
-        site, index, arrays = answers.header.site, answers.header.index, answers.arrays()
+        site, index = answers.header.site, answers.header.index
         if not 0 < len(answers.slice_ids) <= self.shard_slices:
             raise ValueError(f"{len(answers.slice_ids)} slices in a shard of {self.shard_slices}")
-        self._admit(answers.header, card, arrays)
+        if (site, answers.header.weights_hash) != (card.site, card.weights_hash):
+            raise InputError("answers come from another teacher than the card names", where=f"site {site}", fix=RETEACH)
+        sheets = {content: answers.of(content) | {"slice_ids": answers.slice_ids} for content in wants}
+        for content, arrays in sheets.items():
+            self._admit(content, card, arrays)
         try:
-            self._mark(site, index, ABSENT)
-            self._write(site, index, arrays)
-            self._mark(site, index, bytes.fromhex(digest(arrays)))
+            for content, arrays in sheets.items():
+                self._mark(site, content, index, ABSENT)
+                self._write(site, content, index, arrays)
+                self._mark(site, content, index, bytes.fromhex(digest(arrays)))
         except OSError as error:
             raise InputError(
                 "answers cannot be stored", where=self._path(site), fix="free some space and collect again"
             ) from error
 
-    def read(self, site: str, index: int) -> Answers:
+    def read(self, site: str, index: int, contents: Sequence[str]) -> Answers:
         """One shard's answers, as they were written.
 
-        Raises: InputError naming site and shard when it is not there, or not what was written; in the latter case it
+        Raises: InputError naming site and shard when one is not there, or not what was written; in the latter case it
         no longer counts from then on, so that it is asked for again.
         """
-        if not self.has(site, index):
-            raise InputError(f"shard {index} of site {site} is not there", where=self._path(site), fix="collect again")
-        card = self.card(site)
+        card, arrays = self.card(site), dict[str, NDArray[Any]]()
+        for content in contents:
+            arrays |= self._checked(site, content, index)
+        header = AnswersHeader(site=site, index=index, weights_hash=card.weights_hash, fingerprint=card.fingerprint)
+        return Answers(header, arrays.pop("slice_ids"), arrays)
+
+    def in_order(self, site: str, contents: Sequence[str]) -> Iterator[Answers]:
+        """All shards of a site of which these contents are there, one after the other."""
+        for index in self.shards(site, contents):
+            yield self.read(site, index, contents)
+
+    def _checked(self, site: str, content: str, index: int) -> Arrays:
+        checksum = self._checksum(site, content, index) if content in self.contents(site) else ABSENT
+        if checksum == ABSENT:
+            what = f"{content} of shard {index} of site {site} is not there"
+            raise InputError(what, where=self._path(site), fix="collect again")
         try:
-            arrays = self._read(site, index)
-            whole = bytes.fromhex(digest(arrays)) == self._checksum(site, index)
+            arrays = self._read(site, content, index)
+            whole = bytes.fromhex(digest(arrays)) == checksum
         except InputError:
             whole = False
         if not whole:
-            self._mark(site, index, ABSENT)
-            fix = "collect again: only this shard is asked for"
-            raise InputError(f"shard {index} of site {site} is damaged", where=self._path(site), fix=fix)
-        header = AnswersHeader(site=site, index=index, weights_hash=card.weights_hash, fingerprint=card.fingerprint)
-        return Answers.from_arrays(header, arrays)
+            self._mark(site, content, index, ABSENT)
+            fix = "collect again: only this is asked for"
+            raise InputError(f"{content} of shard {index} of site {site} is damaged", where=self._path(site), fix=fix)
+        return arrays
 
-    def in_order(self, site: str) -> Iterator[Answers]:
-        """All shards of a site that are there, one after the other."""
-        for index in self.shards(site):
-            yield self.read(site, index)
-
-    def _admit(self, header: AnswersHeader, card: Card, arrays: Arrays) -> None:
-        """Make the site's group on its first answers; later InputError unless teacher and arrays are the same."""
-        if (header.site, header.weights_hash) != (card.site, card.weights_hash):
-            raise InputError(
-                "answers come from another teacher than the card names", where=f"site {header.site}", fix=RETEACH
-            )
+    def _admit(self, content: str, card: Card, arrays: Arrays) -> None:
+        """Make the content's group on its first answers; later InputError unless teacher and arrays are the same."""
+        site, fix = card.site, f"remove {self.folder / card.site} and collect again"
         rows = {name: Row(dtype=array.dtype.name, shape=array.shape[1:]) for name, array in sorted(arrays.items())}
-        if header.site not in self.sites():
-            self._create(Notes(card=card, arrays=rows, shard_slices=self.shard_slices, slices=self.slices))
-        earlier, fix = self._notes(header.site), f"remove {self.folder / header.site} and collect again"
-        if earlier.card.weights_hash != header.weights_hash:
-            raise InputError("the teacher has changed since its first answers", where=f"site {header.site}", fix=fix)
-        if earlier.arrays != rows:
-            raise InputError("answers hold other arrays than the first ones did", where=f"site {header.site}", fix=fix)
+        if self.contents(site) and self.card(site).weights_hash != card.weights_hash:
+            raise InputError("the teacher has changed since its first answers", where=f"site {site}", fix=fix)
+        if content not in self.contents(site):
+            notes = Notes(card=card, arrays=rows, shard_slices=self.shard_slices, slices=self.slices)
+            self._create(self._path(site, content), notes)
+        if self._notes(site, content).arrays != rows:
+            raise InputError("answers hold other arrays than the first ones did", where=f"site {site}", fix=fix)
 
-    def _create(self, notes: Notes) -> None:
-        """The site's group with its arrays, empty; whole or not at all."""
-        with replacing(self._path(notes.card.site)) as temporary:
+    def _create(self, path: Path, notes: Notes) -> None:
+        """A content's group with its arrays, empty; whole or not at all."""
+        with replacing(path) as temporary:
             group = zarr.create_group(temporary, attributes=notes.model_dump(mode="json"))
             group.create_array(CHECKSUM, shape=(0, 32), chunks=(64, 32), dtype="uint8", compressors=None)
             for name, row in notes.arrays.items():
@@ -163,54 +182,55 @@ class AnswerStore:
                     compressors=COMPRESSOR,
                 )
 
-    def _write(self, site: str, index: int, arrays: Arrays) -> None:
+    def _write(self, site: str, content: str, index: int, arrays: Arrays) -> None:
         start = index * self.shard_slices
         for name, values in arrays.items():
-            array = self._array(site, name)
+            array = self._array(site, content, name)
             _grow(array, start + len(values))
             array[start : start + len(values)] = values
 
-    def _read(self, site: str, index: int) -> Arrays:
+    def _read(self, site: str, content: str, index: int) -> Arrays:
         rows = slice(index * self.shard_slices, (index + 1) * self.shard_slices)
-        n = int((self._rows(site, "slice_ids", rows) >= 0).sum())  # the last shard may be shorter
-        return {name: self._rows(site, name, rows)[:n] for name in self._notes(site).arrays}
+        n = int((self._rows(site, content, "slice_ids", rows) >= 0).sum())  # the last shard may be shorter
+        return {name: self._rows(site, content, name, rows)[:n] for name in self._notes(site, content).arrays}
 
-    def _checksum(self, site: str, index: int) -> bytes:
-        return self._rows(site, CHECKSUM, slice(index, index + 1)).tobytes() or ABSENT
+    def _checksum(self, site: str, content: str, index: int) -> bytes:
+        return self._rows(site, content, CHECKSUM, slice(index, index + 1)).tobytes() or ABSENT
 
-    def _mark(self, site: str, index: int, checksum: bytes) -> None:
-        marks = self._array(site, CHECKSUM)
+    def _mark(self, site: str, content: str, index: int, checksum: bytes) -> None:
+        marks = self._array(site, content, CHECKSUM)
         _grow(marks, index + 1)
         marks[index] = np.frombuffer(checksum, np.uint8)
 
-    def _path(self, site: str) -> Path:
-        return self.folder / site / self.round_name
+    def _path(self, site: str, content: str = "") -> Path:
+        return self.folder / site / self.round_name / content
 
-    def _notes(self, site: str) -> Notes:
-        """Card, arrays and shard size of a site; InputError unless they can be read and fit this store."""
+    def _notes(self, site: str, content: str) -> Notes:
+        """Card, arrays and shard size of a content; InputError unless they can be read and fit this store."""
+        path = self._path(site, content)
         try:
-            notes = Notes.model_validate(zarr.open_group(self._path(site), mode="r").attrs.asdict())
+            notes = Notes.model_validate(zarr.open_group(path, mode="r").attrs.asdict())
         except Exception as error:
             raise self._unreadable(site, error) from error
         fix = f"remove {self.folder / site} and collect again"
         if notes.shard_slices != self.shard_slices:
             what = f"answers lie in shards of {notes.shard_slices} slices, the study has {self.shard_slices}"
-            raise InputError(what, where=self._path(site), fix=fix)
+            raise InputError(what, where=path, fix=fix)
         if notes.slices != self.slices:
             what = f"site {site} has answered about other scans of the student than those there are now"
             fix = f"bring the scans back, or remove {self.folder} and run `preceptor simulate` on this run again"
-            raise InputError(what, where=self._path(site), fix=fix)
+            raise InputError(what, where=path, fix=fix)
         return notes
 
-    def _rows(self, site: str, name: str, rows: slice) -> NDArray[Any]:
+    def _rows(self, site: str, content: str, name: str, rows: slice) -> NDArray[Any]:
         try:
-            return np.asarray(self._array(site, name)[rows])
+            return np.asarray(self._array(site, content, name)[rows])
         except Exception as error:
             raise self._unreadable(site, error) from error
 
-    def _array(self, site: str, name: str) -> zarr.Array[Any]:
+    def _array(self, site: str, content: str, name: str) -> zarr.Array[Any]:
         try:
-            return zarr.open_array(self._path(site) / name, mode="r+")
+            return zarr.open_array(self._path(site, content) / name, mode="r+")
         except Exception as error:
             raise self._unreadable(site, error) from error
 

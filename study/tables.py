@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 
 import models
 from imaging.errors import InputError
+from models.contents import DEFAULT, Content
 
 NAME = r"^[a-z0-9][a-z0-9-]{0,40}$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -172,63 +173,16 @@ class Student(Plan):
         return self
 
 
-class Amtkd(Plan):
-    """`[distill.amtkd]`: the adaptive multi-teacher scheme (AMTKD, equations 1 to 7)."""
+class Asked(Plan):
+    """`[answers]`: what the sites are asked to say of the student's slices."""
 
-    law: Literal["agreement", "as-printed", "agreement-softmax"] = "agreement"
-    """Weights of the teachers a slice: the better gets more, or, as printed after Eq. 7, the worse gets more."""
-    dice: float = Field(0.2, ge=0)
-    """alpha1, weight of the Dice loss (Eq. 5)."""
-    lovasz: float = Field(0.3, ge=0)
-    """alpha2, weight of the Lovász-Softmax loss (Eq. 5)."""
-    alpha: float = Field(0.1, ge=0)
-    """Weight of the intermediate loss, attention and region contrast (Eq. 6)."""
-    attention: Literal["scaled", "summed"] = "scaled"
-    """Eq. 3's distance divided by the side of the feature grid, or summed over it as printed: it then grows with the
-    side, so that `alpha` means something else at each size of slice and tap."""
-    beta: float = Field(0.1, ge=0)
-    """Weight of the temperature KL (Eq. 6)."""
-    kl: Literal["teacher-first", "student-first"] = "teacher-first"
-    """Direction of the divergence: as Hinton and the public codes, or as Eq. 2 prints it."""
-    temperature: float = Field(4.0, gt=0)
-    """lambda of Eq. 1; the paper gives none, 4 is EMKD's."""
-
-
-class Distill(Plan):
-    """`[distill]`: the central training of the student."""
-
-    scheme: str = "amtkd"
-    """The scheme whose student is shipped; `preceptor schemes` lists them."""
-    compare: list[str] = Field(default_factory=lambda: ["supervised", "mono-teacher", "uniform"])
-    """Schemes trained beside it, for the report."""
-    steps: int = Field(4000, ge=1, le=10_000_000)
-    """Optimiser steps."""
-    batch: int = Field(16, ge=2, le=1024)
-    """Slices a step (EMKD code: 16)."""
-    lr: float = Field(0.01, gt=0, le=10)
-    """CyclicLR's upper learning rate for Adam (AMTKD, section 4.3)."""
-    lr_min: float = Field(1e-6, ge=0)
-    """CyclicLR's lower learning rate (AMTKD, section 4.3)."""
-    lr_half_cycle: int = Field(2000, ge=1)
-    """CyclicLR's step size: steps from the lower rate to the upper (AMTKD, section 4.3)."""
-    labelled_share: float = Field(0.5, ge=0, le=1)
-    """Share of each batch drawn from slices with a mask, where some slices have none."""
-    validate_every: int = Field(200, ge=1)
-    """Steps between two validations on the study lead's validation patients, and between two checkpoints."""
-    split: Split = (0.8, 0.2, 0.0)
-    """Shares of the study lead's patients for training, validation and test."""
-    mono_teacher: str | None = None
-    """Site whose teacher `mono-teacher` learns from; when absent the one with the best validation Dice at home."""
-    threads: int = Field(2, ge=1, le=512)
-    """CPU threads; the student is the same again, bit for bit, only at the same number."""
-    amtkd: Amtkd = Amtkd()
+    contents: list[Content] = Field(default_factory=lambda: list(DEFAULT), min_length=1)
+    """`preceptor schemes` tells which a scheme needs; what is added later is asked for later, and nothing twice."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if len(set(self.compare)) < len(self.compare):
-            raise ValueError(f"`compare` names a scheme twice: {', '.join(self.compare)}")
-        if self.lr_min > self.lr:
-            raise ValueError(f"`lr_min` ({self.lr_min}) is above `lr` ({self.lr})")
+        if len(set(self.contents)) < len(self.contents):
+            raise ValueError(f"`contents` names one twice: {', '.join(self.contents)}")
         return self
 
 

@@ -16,19 +16,15 @@ from pydantic import Field, model_validator
 from imaging.augment_plan import Augment
 from imaging.errors import InputError
 from imaging.preprocess import NO_MASK, Preprocess
+from models.contents import DEFAULT
 from study.envelope import Arrays, AwayError, Failure, Header, digest, expect, pack, unpack
 from study.plan import Name, Options, Task, Teacher
 
 __all__ = [
-    "CONTENTS", "NO_MASK", "Arrays", "Assignment", "AwayError", "Card", "CaseMetrics", "Content", "Epoch",
+    "NO_MASK", "Arrays", "Assignment", "AwayError", "Card", "CaseMetrics", "Epoch",
     "EvaluateReply", "EvaluateRequest", "Failure", "Header", "Metric", "Shard", "ShardHeader", "TeachRequest", "digest",
     "expect", "pack", "unpack",
 ]  # fmt: skip
-
-Content = Literal["logits", "attention", "contrast"]
-CONTENTS: tuple[Content, ...] = ("logits", "attention", "contrast")
-"""What a shard can ask for; `attention` and `contrast` hold one array a tap."""
-
 
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -105,7 +101,8 @@ class Shard:
     slice_ids: NDArray[np.int64]
     images: NDArray[np.float16]
     masks: NDArray[np.uint8]
-    wants: tuple[str, ...] = CONTENTS
+    wants: tuple[str, ...] = DEFAULT
+    """Of `models.contents.CONTENTS`."""
 
     def pack(self) -> bytes:
         header = ShardHeader(assignment=self.assignment, index=self.index, wants=list(self.wants))

@@ -17,6 +17,31 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     return (unit(student) - unit(teacher)).abs().sum((1, 2))
 
 
+def attention_square(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of two attention maps of unit L2 norm, (N,).
+
+    Shapes: student (N, h, w), teacher (N, h', w'); the larger is averaged down to the smaller. Source: Zagoruyko and
+    Komodakis 2017, in the form of their code: a mean over places of the square, where the paper has beta/2 times the
+    L2 norm; `at.weight` is theirs for this form.
+    """
+    sides = (min(student.shape[1], teacher.shape[1]), min(student.shape[2], teacher.shape[2]))
+    return (unit(_averaged(student, sides)) - unit(_averaged(teacher, sides))).square().mean((1, 2))
+
+
+def importance_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Sum over places of the squared difference of two attention maps of unit L2 norm, (N,).
+
+    Shapes: student (N, h, w), resized bilinearly to the teacher's (N, h', w'). Source: EMKD (Qin et al. 2021),
+    importance maps, with p = 4.
+    """
+    student = F.interpolate(student[:, None], teacher.shape[1:], mode="bilinear", align_corners=False)[:, 0]
+    return (unit(student) - unit(teacher)).square().sum((1, 2))
+
+
+def _averaged(maps: Tensor, sides: tuple[int, int]) -> Tensor:
+    return F.adaptive_avg_pool2d(maps[:, None], sides)[:, 0]
+
+
 def unit(maps: Tensor) -> Tensor:
     """Each map (N, h, w) scaled to unit L2 norm; a map of zeros stays zero."""
     return F.normalize(maps.flatten(1), dim=1).view_as(maps)

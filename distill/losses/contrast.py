@@ -14,3 +14,11 @@ def contrast_distance(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor
     """
     distance: Tensor = vector_norm((student - teacher).where(valid, 0.0), dim=1)
     return distance
+
+
+def region_affinity(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """Sum over class pairs of the squared difference of two region contrasts, (N,); shapes as above.
+
+    Source: EMKD (Qin et al. 2021), region affinity, which has one pair.
+    """
+    return (student - teacher).where(valid, 0.0).square().sum(1)

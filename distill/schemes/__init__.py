@@ -18,6 +18,14 @@ SCHEMES = {
     "mono-teacher": "distill.schemes.mono:MonoTeacher",
     "uniform": "distill.schemes.uniform:Uniform",
     "amtkd": "distill.schemes.amtkd:Amtkd",
+    "kd": "distill.schemes.kd:Kd",
+    "at": "distill.schemes.at:At",
+    "skd": "distill.schemes.skd:Skd",
+    "emkd": "distill.schemes.emkd:Emkd",
+    "cirkd": "distill.schemes.cirkd:Cirkd",
+    "protokd": "distill.schemes.protokd:ProtoKd",
+    "amtml-kd": "distill.schemes.amtml:AmtmlKd",
+    "ca-mkd": "distill.schemes.ca_mkd:CaMkd",
 }
 """Id -> module and class; loaded when asked for, since they import torch."""
 

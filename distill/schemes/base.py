@@ -18,7 +18,7 @@ class Needs:
 
     teachers: Literal["none", "one", "all"] = "all"
     contents: tuple[str, ...] = ("logits",)
-    """Of `study.answers.CONTENTS`: what every teacher must have been allowed to say."""
+    """Of `models.contents.CONTENTS`: what some teacher must have been allowed to say, and the logits every one."""
     unlabelled: bool = True
     """Whether a slice without a mask teaches anything; if not, batches are drawn from slices with one."""
 
@@ -35,15 +35,18 @@ class Portable:
 class TeacherBatch(Portable):
     """What T teachers say of N slices. Everything a teacher did not answer is zero.
 
-    `logits` (N, T, C, H, W); `attention` {tap: T maps (N, h, w)}, every teacher on its own grid; `contrast` {tap:
-    (N, T, P)} and `valid` {tap: (N, T, P) bool}, P = C (C - 1) / 2 class pairs; `answered` (N, T) bool.
+    `logits` (N, T, C, H, W); `answered` (N, T) bool; `told` for each teacher what else it gave: arrays (N, …) under the
+    names of `models.contents`, on that teacher's own grid; `sites` the teachers' names.
     """
 
     logits: Tensor
     answered: Tensor
-    attention: dict[str, list[Tensor]] = field(default_factory=dict)
-    contrast: dict[str, Tensor] = field(default_factory=dict)
-    valid: dict[str, Tensor] = field(default_factory=dict)
+    told: list[dict[str, Tensor]] = field(default_factory=list)
+    sites: tuple[str, ...] = ()
+
+    def gives(self, name: str) -> Tensor:
+        """Whether each teacher gave that array at all, (T,) bool."""
+        return torch.tensor([name in one for one in self.told], device=self.answered.device)
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,20 @@ class Scheme(nn.Module, ABC):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted loss terms by name, scalars; the training descends their sum."""
 
-    def weights(self, teachers: TeacherBatch, masks: Tensor, labelled: Tensor) -> Tensor:
+    def adapt(self, sample: Batch) -> None:
+        """Make what exists only in training and depends on the teachers: called once, before the first step."""
+
+    def weights(self, batch: Batch) -> Tensor:
         """How much each teacher is heard on each slice, (N, T): here alike, w_j = 1/T for all that answered."""
-        return teachers.answered / teachers.answered.sum(1, keepdim=True).clamp_min(1)
+        answered = teachers_of(batch).answered
+        return answered / answered.sum(1, keepdim=True).clamp_min(1)
+
+
+def teachers_of(batch: Batch) -> TeacherBatch:
+    """What the teachers say of a batch; ValueError where there are none."""
+    if batch.teachers is None:
+        raise ValueError("this scheme needs teachers, the batch has none")
+    return batch.teachers
 
 
 def mean_where(values: Tensor, where: Tensor) -> Tensor:
@@ -99,4 +113,4 @@ def _to(value: Any, device: torch.device, options: dict[str, Any]) -> Any:
         return {name: _to(item, device, options) for name, item in value.items()}
     if isinstance(value, list):
         return [_to(item, device, options) for item in value]
-    return value if value is None else value.to(device, **options)
+    return value.to(device, **options) if isinstance(value, (Tensor, Portable)) else value

@@ -155,7 +155,7 @@ def test_answers_are_the_live_teachers_and_the_same_again(
     assert answers.header.weights_hash == card.weights_hash
     use_threads(1)
     live = load_teacher(config, assignment)
-    assert digest(live.answer(asked).arrays()) == digest(answers.arrays())
+    assert digest(live.answer(asked).arrays) == digest(answers.arrays)
 
 
 def test_a_student_is_evaluated_on_the_sites_test_patients(door: Door, card: Card, assignment: Assignment) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,18 +77,21 @@ def shard(n: int, wants: tuple[str, ...] = ("logits", "attention", "contrast")) 
 
 def answers(n: int) -> Answers:
     header = AnswersHeader(site="north", index=5, weights_hash="w", fingerprint="f")
-    maps = {"encoder": np.ones((n, 2, 3), np.float16)}
-    pairs = {"encoder": np.zeros((n, 3), np.float32)}
-    valid = {"encoder": np.zeros((n, 3), np.bool_)}
-    return Answers(header, np.arange(n), np.zeros((n, 3, 11, 13), np.float16), maps, pairs, valid)
+    arrays: dict[str, Any] = {
+        "logits": np.zeros((n, 3, 11, 13), np.float16),
+        "attention/encoder": np.ones((n, 2, 3), np.float16),
+        "contrast/encoder": np.zeros((n, 3), np.float32),
+        "valid/encoder": np.zeros((n, 3), np.bool_),
+    }
+    return Answers(header, np.arange(n), arrays)
 
 
 def test_what_the_policy_does_not_name_stays() -> None:
     released = Policy(release=("logits", "contrast")).released(answers(7))
-    assert set(released.arrays()) == {"slice_ids", "logits", "contrast/encoder", "valid/encoder"}
+    assert set(released.arrays) == {"logits", "contrast/encoder", "valid/encoder"}
     released = Policy(release=("logits", "attention")).released(answers(7))
-    assert set(released.arrays()) == {"slice_ids", "logits", "attention/encoder"}
-    assert set(Policy().released(answers(7)).arrays()) == set(answers(7).arrays())
+    assert set(released.arrays) == {"logits", "attention/encoder"}
+    assert set(Policy().released(answers(7)).arrays) == set(answers(7).arrays)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +99,7 @@ def test_what_the_policy_does_not_name_stays() -> None:
     [
         (Policy(max_slices=6), shard(7), "asks about 7 slices, this site's policy allows 6"),
         (Policy(release=("attention",)), shard(7), "releases no logits"),
-        (Policy(), shard(7, ("logits", "features")), "asks for features, which no site sends"),
+        (Policy(), shard(7, ("logits", "pixels")), "asks for pixels, which no site sends"),
     ],
 )
 def test_a_shard_against_the_policy_is_refused_before_any_work(policy: Policy, asked: Shard, words: str) -> None:

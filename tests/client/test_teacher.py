@@ -18,6 +18,7 @@ from client.training import Course, one_cycle
 from imaging.errors import InputError
 from imaging.preprocess import Preprocess
 from models import encoders
+from models.contents import CONTENTS
 from study.answers import Answers
 from study.wire import NO_MASK, Assignment, Shard
 from tests.client.hospital import DAMAGED, make_assignment, write_site
@@ -58,7 +59,7 @@ def test_answers_are_the_same_again_to_the_last_bit_and_pass_the_coordinators_ch
     assert teacher.answer(shard).pack() == body
     answers = Answers.unpack(body, shard)
     assert answers.header.weights_hash == "hash"
-    assert set(answers.attention) == set(answers.contrast) == {"encoder", "decoder"}
+    assert answers.contents == {"logits", "attention", "contrast"}
 
 
 def test_answers_are_the_networks_own(teacher: Teacher) -> None:
@@ -66,32 +67,34 @@ def test_answers_are_the_networks_own(teacher: Teacher) -> None:
     answers = teacher.answer(shard)
     with torch.inference_mode(), models.tap(teacher.network, ["decoder"]) as features:
         logits = teacher.network(torch.from_numpy(shard.images.astype(np.float32)))
-    assert np.allclose(answers.logits, logits.numpy(), atol=2e-3)
+    assert np.allclose(answers.arrays["logits"], logits.numpy(), atol=2e-3)
     theirs = features["decoder"].abs().sum(1).flatten(1).numpy()
-    ours = answers.attention["decoder"].reshape(len(theirs), -1).astype(np.float32)
+    ours = answers.arrays["attention/decoder"].reshape(len(theirs), -1).astype(np.float32)
     cosine = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
     assert cosine == pytest.approx(1, abs=1e-4)
     assert ours.max(1) == pytest.approx(1)
 
 
 def test_contrast_is_valid_where_both_classes_are_outlined(teacher: Teacher) -> None:
-    valid = teacher.answer(make_shard(teacher.assignment)).valid["encoder"]
+    valid = teacher.answer(make_shard(teacher.assignment)).arrays["valid/encoder"]
     assert not valid[3].any(), "a slice without a mask"
     assert not valid[4].any(), "a slice of background alone"
     assert valid[5].all()
 
 
-@pytest.mark.parametrize("wants", [("logits",), ("logits", "attention"), ("logits", "contrast")])
+@pytest.mark.parametrize(
+    "wants", [("logits",), ("logits", "attention"), ("logits", "contrast"), CONTENTS, ("features",)]
+)
 def test_only_what_is_asked_for_is_answered(teacher: Teacher, wants: tuple[str, ...]) -> None:
-    answers = teacher.answer(replace(make_shard(teacher.assignment, 5), wants=wants))
-    groups = {name.partition("/")[0] for name in answers.arrays()} - {"slice_ids", "valid"}
-    assert groups == set(wants)
+    shard = replace(make_shard(teacher.assignment, 5), wants=wants)
+    answers = Answers.unpack(teacher.answer(shard).pack(), shard)
+    assert answers.contents == set(wants)
 
 
 def test_logits_beyond_half_precision_stay_finite(teacher: Teacher) -> None:
     network = models.create("deeplabv3plus", 1, 3, **teacher.assignment.teacher.options).eval()
     next(reversed([*network.parameters()])).data += torch.tensor([1e6, -1e6, 0.0])  # the last layer's bias
-    logits = replace(teacher, network=network).answer(make_shard(teacher.assignment, 5)).logits
+    logits = replace(teacher, network=network).answer(make_shard(teacher.assignment, 5)).arrays["logits"]
     assert np.isfinite(logits).all()
     assert np.abs(logits).max() > 1e4
 

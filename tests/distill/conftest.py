@@ -19,10 +19,10 @@ import models
 from client.teacher import Teacher
 from distill.schemes.base import Batch, TeacherBatch
 from imaging.slices import SliceCache
-from study.answers import CONTENTS
+from models.contents import CONTENTS, DEFAULT, NODES, Content, arrays_of, kind_of
 from study.cohorts import assignment, lead_slices, make_shard, open_store
 from study.cohorts import shards as all_shards
-from study.plan import Distill, Study
+from study.plan import Asked, Distill, Study
 from study.run import create_or_resume
 from study.store import AnswerStore
 from study.wire import Card
@@ -67,20 +67,28 @@ def batch() -> Callable[..., Batch]:
     """A batch of `classes`, its last `unlabelled` slices without a mask."""
 
     def make(classes: int, *, unlabelled: int = 2, teachers: int = T) -> Batch:
-        pairs = classes * (classes - 1) // 2
         masks = torch.randint(classes, (N, H, W), dtype=torch.uint8)
         masks[N - unlabelled :] = 255
-        grids = [(3, 5), (5, 7), (11, 13)][:teachers]
+        sides = {"C": classes, "P": classes * (classes - 1) // 2, "M": NODES**2}
+        grids = [{"h": 3, "w": 5, "c": 3}, {"h": 5, "w": 7, "c": 2}, {"h": 11, "w": 13, "c": 5}][:teachers]
         answers = TeacherBatch(
             logits=torch.randn(N, teachers, classes, H, W),
             answered=torch.ones(N, teachers, dtype=torch.bool),
-            attention={tap: [torch.rand(N, *grid) for grid in grids] for tap in ("encoder", "decoder")},
-            contrast={tap: torch.rand(N, teachers, pairs) for tap in ("encoder", "decoder")},
-            valid={tap: torch.ones(N, teachers, pairs, dtype=torch.bool) for tap in ("encoder", "decoder")},
+            told=[{name: made_up(name, sides | grid) for name in TOLD} for grid in grids],
+            sites=("north", "east", "south")[:teachers],
         )
         return Batch(torch.randn(N, 1, H, W), masks, torch.arange(N) < N - unlabelled, answers)
 
     return make
+
+
+TOLD = [name for content in CONTENTS if content != "logits" for name in arrays_of(content)]
+
+
+def made_up(name: str, sides: dict[str, int]) -> torch.Tensor:
+    """Values of an array's kind for all slices: flags that hold, and numbers in [0, 1]."""
+    shape = (N, *(sides[letter] for letter in kind_of(name).shape))
+    return torch.ones(shape, dtype=torch.bool) if kind_of(name).dtype == "bool" else torch.rand(shape)
 
 
 @dataclass(frozen=True)
@@ -101,13 +109,13 @@ class MadeRun:
         plan = Distill.model_validate(self.study.distill.model_dump() | distill)
         return self.study.model_copy(update={"distill": plan})
 
-    def answer(self, site: str, shards: Sequence[int] | None = None, *, wants: Sequence[str] = CONTENTS) -> None:
+    def answer(self, site: str, shards: Sequence[int] | None = None, *, withheld: Sequence[str] = ()) -> None:
         """Put a teacher's answers into the store, as its site would have sent them."""
         asked, asks = all_shards(self.study, self.slices), assignment(self.study, site)
         teacher = Teacher(site, asks, self.teachers[site], f"weights of {site}")
         for index in range(len(asked)) if shards is None else shards:
-            shard = replace(make_shard(asks, self.slices, index, asked[index]), wants=tuple(wants))
-            self.store.write(teacher.answer(shard), card_of(site))
+            shard = make_shard(asks, self.slices, index, asked[index], self.study.answers.contents)
+            self.store.write(teacher.answer(shard).without(*withheld), card_of(site), shard.wants)
 
 
 def card_of(site: str) -> Card:
@@ -175,13 +183,25 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], 
 def make_run(tmp_path: Path, templates: Callable[[int, int], MadeRun]) -> Callable[..., MadeRun]:
     """A run folder of `classes`: seven patients, those after `masks` without a mask, and three sites' answers."""
 
-    def make(classes: int = 3, *, masks: int = 5, answered: bool = True, **distill: object) -> MadeRun:
+    def make(
+        classes: int = 3,
+        *,
+        masks: int = 5,
+        answered: bool = True,
+        contents: Sequence[Content] = DEFAULT,
+        **distill: object,
+    ) -> MadeRun:
         template = templates(classes, masks)
         folder = tmp_path / "run"
         shutil.copytree(template.folder, folder, ignore=None if answered else shutil.ignore_patterns("store"))
         run = replace(template, folder=folder, teachers=deepcopy(template.teachers))
         run = replace(run, study=run.changed(**distill), slices=lead_slices(run.study, folder))
+        run = replace(run, study=run.study.model_copy(update={"answers": Asked(contents=list(contents))}))
         create_or_resume(folder, run.study)
+        if answered and tuple(contents) != DEFAULT:
+            shutil.rmtree(folder / "store")
+            for site in run.teachers:
+                run.answer(site)
         return run
 
     return make

@@ -38,9 +38,11 @@ class Oracle:
         return TeacherBatch(
             torch.stack([logits, -logits], dim=1),
             torch.ones(len(ids), 2, dtype=torch.bool),
-            {"encoder": [images, maps]},
-            {"encoder": rc},
-            {"encoder": rc > 1},
+            [
+                {"attention/encoder": one, "contrast/encoder": rc[:, j], "valid/decoder": rc[:, j] > 1}
+                for j, one in enumerate((images, maps))
+            ],
+            self.sites,
         )
 
 
@@ -97,10 +99,10 @@ def test_flips_move_everything_alike_and_exactly(make_run: MakeRun) -> None:
     assert_close(moved.images, still.images.flip(2, 3), rtol=0, atol=0)
     assert_close(moved.masks, still.masks.flip(1, 2))
     assert_close(moved.teachers.logits, still.teachers.logits.flip(3, 4), rtol=0, atol=0)
-    for after, before in zip(moved.teachers.attention["encoder"], still.teachers.attention["encoder"], strict=True):
-        assert_close(after, before.flip(1, 2), rtol=0, atol=0)
-    assert_close(moved.teachers.contrast, still.teachers.contrast)
-    assert_close(moved.teachers.valid, still.teachers.valid)
+    for after, before in zip(moved.teachers.told, still.teachers.told, strict=True):
+        assert_close(after["attention/encoder"], before["attention/encoder"].flip(1, 2), rtol=0, atol=0)
+        for name in ("contrast/encoder", "valid/decoder"):
+            assert_close(after[name], before[name])
 
 
 def test_other_moves_keep_answers_on_what_they_are_about(make_run: MakeRun) -> None:
@@ -112,7 +114,7 @@ def test_other_moves_keep_answers_on_what_they_are_about(make_run: MakeRun) -> N
     assert moved.teachers is not None
     assert_close(moved.teachers.logits[:, 0, 1], 2 * moved.images[:, 0], rtol=1e-4, atol=1e-4)
     assert_close(moved.teachers.logits[:, 1], -moved.teachers.logits[:, 0])
-    assert_close(moved.teachers.attention["encoder"][0], moved.images[:, 0], rtol=1e-4, atol=1e-4)
+    assert_close(moved.teachers.told[0]["attention/encoder"], moved.images[:, 0], rtol=1e-4, atol=1e-4)
     background, shell = (float(still.images[:, 0][still.masks == label].mean()) for label in (0, 1))
     bright = moved.images[:, 0] > (background + shell) / 2
     assert (bright == (moved.masks > 0))[moved.labelled].float().mean() > 0.95
@@ -128,7 +130,7 @@ def test_intensity_changes_touch_the_image_only(make_run: MakeRun) -> None:
     assert not torch.equal(moved.images, still.images)
     assert_close(moved.masks, still.masks)
     assert_close(moved.teachers.logits, still.teachers.logits)
-    assert_close(moved.teachers.attention, still.teachers.attention)
+    assert_close(moved.teachers.told, still.teachers.told)
 
 
 def test_without_teachers_a_batch_is_slices_only(make_run: MakeRun) -> None:

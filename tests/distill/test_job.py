@@ -23,6 +23,7 @@ from distill.commands import changed
 from distill.job import new_scheme, run_job
 from imaging.errors import InputError
 from imaging.lock import Lock
+from models.contents import CONTENTS
 from study.run import events
 from study.training import weights_hash
 
@@ -35,14 +36,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("name", schemes.names())
 def test_a_job_leaves_a_plain_student_with_its_card(name: str, make_run: MakeRun) -> None:
-    run = make_run(3)
+    run = make_run(3, contents=CONTENTS)
     card = run_job(run.study, run.folder, name)
     folder = run.folder / "distill" / name
     assert StudentCard.model_validate_json((folder / "student.json").read_bytes()) == card
     student = models.create(card.model, 1, len(card.classes), **card.options)
     student.load_state_dict(load_file(folder / "student.safetensors"))
     assert weights_hash(student.state_dict()) == card.weights_hash
-    assert card.teachers == {"supervised": [], "mono-teacher": ["east"]}.get(name, ["north", "east", "south"])
+    teachers = schemes.create(name, student, run.study.distill, 3).needs.teachers
+    assert card.teachers == {"none": [], "one": ["east"], "all": ["north", "east", "south"]}[teachers]
     assert [check.step for check in card.history] == [3, 6, 7]
     assert card.val_dice == max(check.dice or 0 for check in card.history)
     log = events(folder)

@@ -21,15 +21,21 @@ from distill.schemes.base import Batch, Scheme, TeacherBatch
 from distill.weights import dissent
 from imaging.errors import InputError
 from models.knowledge import attention_map, region_contrast
+from study.distill_tables import Weights
 from study.plan import Amtkd, Distill
 
 Student = Callable[[int], nn.Module]
 MakeBatch = Callable[..., Batch]
-DISTILLING = [name for name in schemes.names() if name != "supervised"]
+OURS = ("mono-teacher", "uniform", "amtkd")
 
 
 def scheme(name: str, student: Student, classes: int = 3, **options: object) -> Scheme:
     return schemes.create(name, student(classes), Distill(amtkd=Amtkd.model_validate(options)), classes)
+
+
+def weighed(law: str, student: Student) -> Scheme:
+    plan = Weights.model_validate({"law": law, "fixed": {"east": 1.0}})
+    return schemes.create("amtkd", student(2), Distill(weights=plan), 2)
 
 
 def answers_of(batch: Batch) -> TeacherBatch:
@@ -37,21 +43,84 @@ def answers_of(batch: Batch) -> TeacherBatch:
     return batch.teachers
 
 
+TERMS = {
+    "supervised": set(),
+    **{name: {"kl", "attention", "contrast"} for name in OURS},
+    "kd": {"kl"},
+    "at": {"attention"},
+    "skd": {"pixel", "pair", "holistic", "critic"},
+    "emkd": {"prediction", "importance", "region"},
+    "cirkd": {"kl", "batch", "pixel", "region"},
+    "protokd": {"kl", "prototypes"},
+    "amtml-kd": {"kl", "distance", "angle", "decay"},
+    "ca-mkd": {"kl"},
+}
+LATER = {"cirkd": {"pixel", "region"}}
+"""Terms that are 0 until something was remembered."""
+BESIDE = {"critic", "decay"}
+"""Terms that train what the student leaves behind."""
+
+
+def adapted(learner: Scheme, batch: Batch) -> Scheme:
+    torch.manual_seed(0)
+    learner.adapt(batch)
+    return learner
+
+
 @pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("segmentation", ["amtkd", "own"])
 @pytest.mark.parametrize("name", schemes.names())
 def test_every_term_is_a_scalar_that_moves_the_student(
-    name: str, classes: int, student: Student, batch: MakeBatch
+    name: str, segmentation: str, classes: int, student: Student, batch: MakeBatch
 ) -> None:
-    learner = scheme(name, student, classes)
-    terms = learner.loss(batch(classes, teachers=1 if name == "mono-teacher" else 3))
-    expected = {"dice", "lovasz"} | (set() if name == "supervised" else {"kl", "attention", "contrast"})
-    assert set(terms) == expected
-    for term in terms.values():
-        assert term.shape == ()
-        assert term.isfinite()
+    plan = Distill.model_validate({"segmentation": segmentation})
+    learner = schemes.create(name, student(classes), plan, classes)
+    data = batch(classes, teachers=1 if learner.needs.teachers == "one" else 3)
+    adapted(learner, data)
+    first, terms = learner.loss(data), learner.loss(data)
+    assert {term for term, value in first.items() if value == 0} == LATER.get(name, set())
+    masks = set(terms) - TERMS[name]
+    assert masks == {"dice", "lovasz"} if segmentation == "amtkd" or name in ("supervised", *OURS) else masks
+    assert masks
+    assert set(terms) >= TERMS[name]
+    for term, value in terms.items():
+        assert value.shape == ()
+        assert value.isfinite()
         learner.zero_grad()
-        term.backward(retain_graph=True)  # type: ignore[no-untyped-call]
-        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in learner.student.parameters())
+        value.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        moved = any(p.grad is not None and p.grad.abs().sum() > 0 for p in learner.student.parameters())
+        assert moved == (term not in BESIDE)
+
+
+@pytest.mark.parametrize("name", [name for name in schemes.names() if name != "supervised"])
+def test_single_teacher_schemes_hear_all_under_a_law(name: str, student: Student, batch: MakeBatch) -> None:
+    plan = Distill.model_validate({"weights": {"law": "agreement"}})
+    learner, data = schemes.create(name, student(3), plan, 3), batch(3)
+    assert learner.needs.teachers == ("one" if name == "mono-teacher" else "all")
+    adapted(learner, data)
+    assert all(term.isfinite() for term in learner.loss(data).values())
+
+
+@pytest.mark.parametrize("name", [name for name in schemes.names() if name != "supervised"])
+def test_a_teacher_who_gives_logits_alone_counts_where_it_can(name: str, student: Student, batch: MakeBatch) -> None:
+    plan = Distill.model_validate({"weights": {"law": "uniform"}})
+    learner, data = schemes.create(name, student(3), plan, 3), batch(3)
+    answers_of(data).told[1].clear()
+    adapted(learner, data)
+    learner.loss(data)
+    terms = learner.loss(data)
+    assert all(term.isfinite() for term in terms.values())
+    assert all(terms[term] != 0 for term in TERMS[name])
+
+
+@pytest.mark.parametrize("name", ["amtml-kd", "ca-mkd"])
+def test_hints_are_asked_for_where_they_weigh(name: str, student: Student, batch: MakeBatch) -> None:
+    plan = Distill.model_validate({name.replace("-", "_"): {"hints": 1.0}})
+    learner, data = schemes.create(name, student(3), plan, 3), batch(3)
+    assert learner.needs.contents == ("logits", "features")
+    terms = adapted(learner, data).loss(data)
+    terms["hints"].backward()  # type: ignore[no-untyped-call]
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in learner.student.parameters())
 
 
 @pytest.mark.parametrize(
@@ -80,10 +149,12 @@ def test_amtkd_is_equations_1_to_7_written_out(attention: str, kl: str, student:
             own, valid = region_contrast(features[n : n + 1], mask, 3)
             side = math.sqrt(features[0, 0].numel()) if attention == "scaled" else 1.0
             for j in range(3):
-                at = attention_transfer(attention_map(features[n : n + 1]), answers.attention[tap][j][n : n + 1])
+                at = attention_transfer(
+                    attention_map(features[n : n + 1]), answers.told[j][f"attention/{tap}"][n : n + 1]
+                )
                 expected["attention"] = expected["attention"] + 0.1 * w[j] * at[0] / side / 5
                 if labelled:
-                    rc = contrast_distance(own, answers.contrast[tap][n : n + 1, j], valid)
+                    rc = contrast_distance(own, answers.told[j][f"contrast/{tap}"][n : n + 1], valid)
                     expected["contrast"] = expected["contrast"] + 0.1 * w[j] * rc[0] / 3
         if labelled:
             own_probs = logits[n : n + 1].softmax(1)
@@ -101,8 +172,7 @@ def hooked(net: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
 
 def test_uniform_hears_all_alike_and_mono_is_amtkd_with_one_teacher(student: Student, batch: MakeBatch) -> None:
     data = batch(3)
-    answers = answers_of(data)
-    weights = scheme("uniform", student).weights(answers, data.masks, data.labelled)
+    weights = scheme("uniform", student).weights(data)
     assert_close(weights, torch.full((5, 3), 1 / 3))
     alone = batch(3, teachers=1)
     mono, amtkd = scheme("mono-teacher", student), scheme("amtkd", student)
@@ -116,12 +186,16 @@ def test_the_law_decides_who_is_heard(student: Student, batch: MakeBatch) -> Non
     right = torch.nn.functional.one_hot(data.masks.long(), 2).movedim(3, 1).float()
     answers.logits[:, 0] = 8 * right
     shares = {
-        law: scheme("amtkd", student, 2, law=law).weights(answers, data.masks, data.labelled)[:, 0]
-        for law in ("agreement", "as-printed", "agreement-softmax")
+        law: weighed(law, student).weights(data)[:, 0]
+        for law in ("agreement", "as-printed", "agreement-softmax", "confidence", "best-of", "fixed", "uniform")
     }
     assert (shares["as-printed"] < 0.01).all()
     assert (shares["agreement"] > 1 / 3).all()
     assert (shares["agreement-softmax"] > shares["agreement"]).all()
+    assert (shares["confidence"] > 1 / 3).all()
+    assert (shares["best-of"] == 1).all()
+    assert (shares["fixed"] == 0).all()
+    assert_close(shares["uniform"], torch.full((5,), 1 / 3))
 
 
 @pytest.mark.parametrize("name", ["uniform", "amtkd"])
@@ -133,9 +207,8 @@ def test_a_missing_answer_is_as_if_there_were_no_such_teacher(name: str, student
     without = TeacherBatch(
         logits=answers.logits[:, kept],
         answered=answers.answered[:, kept],
-        attention={tap: [maps[j] for j in kept] for tap, maps in answers.attention.items()},
-        contrast={tap: rc[:, kept] for tap, rc in answers.contrast.items()},
-        valid={tap: valid[:, kept] for tap, valid in answers.valid.items()},
+        told=[answers.told[j] for j in kept],
+        sites=tuple(answers.sites[j] for j in kept),
     )
     learner.student.eval()
     assert_close(learner.loss(data), learner.loss(replace(data, teachers=without)))
@@ -148,7 +221,7 @@ def test_a_slice_that_nobody_answered_teaches_by_its_mask_alone(student: Student
     answers.answered[0] = False
     terms = learner.loss(data)
     answers.logits[0] += 3.0
-    answers.contrast["encoder"][0] -= 0.5
+    answers.told[0]["contrast/encoder"][0] -= 0.5
     again = learner.loss(data)
     assert_close(terms, again)
     answers.answered[:] = False
@@ -165,7 +238,7 @@ def test_softened_logits_alone_need_nothing_else(student: Student, batch: MakeBa
     learner, data = scheme("amtkd", student, alpha=0.0), batch(3)
     assert learner.needs.contents == ("logits",)
     answers = answers_of(data)
-    bare = replace(data, teachers=TeacherBatch(answers.logits, answers.answered))
+    bare = replace(data, teachers=TeacherBatch(answers.logits, answers.answered, [{}] * 3))
     assert set(learner.loss(bare)) == {"dice", "lovasz", "kl"}
 
 
@@ -174,7 +247,8 @@ def test_the_student_leaves_with_nothing_of_the_scheme_in_it(name: str, student:
     net = student(3)
     before = set(net.state_dict())
     learner = schemes.create(name, net, Distill(), 3)
-    learner.loss(batch(3, teachers=1 if name == "mono-teacher" else 3))
+    data = batch(3, teachers=1 if learner.needs.teachers == "one" else 3)
+    adapted(learner, data).loss(data)
     assert learner.student is net
     assert set(net.state_dict()) == before
     assert type(net)(3).load_state_dict(net.state_dict())
@@ -183,11 +257,19 @@ def test_the_student_leaves_with_nothing_of_the_scheme_in_it(name: str, student:
 
 def test_needs_say_what_each_scheme_asks_of_the_sites() -> None:
     needs = {name: schemes.create(name, nn.Identity(), Distill(), 2).needs for name in schemes.names()}
-    assert {name: need.teachers for name, need in needs.items()} == {
-        "supervised": "none", "mono-teacher": "one", "uniform": "all", "amtkd": "all",
+    assert {name for name, need in needs.items() if need.teachers == "all"} == {
+        "uniform", "amtkd", "amtml-kd", "ca-mkd",
     }  # fmt: skip
-    assert not needs["supervised"].unlabelled
-    assert all(needs[name].contents == ("logits", "attention", "contrast") for name in DISTILLING)
+    assert {name for name, need in needs.items() if need.teachers == "none"} == {"supervised"}
+    assert [name for name, need in needs.items() if not need.unlabelled] == ["supervised"]
+    assert {name: need.contents[1:] for name, need in needs.items() if need.contents[1:]} == {
+        **dict.fromkeys(OURS, ("attention", "contrast")),
+        "at": ("attention-2",),
+        "skd": ("affinity",),
+        "emkd": ("attention-4", "contrast"),
+        "cirkd": ("features",),
+        "protokd": ("prototypes",),
+    }
 
 
 def test_an_unknown_scheme_is_answered_with_the_nearest() -> None:
@@ -197,5 +279,5 @@ def test_an_unknown_scheme_is_answered_with_the_nearest() -> None:
 
 def test_a_batch_goes_to_a_device_whole(batch: MakeBatch) -> None:
     moved = batch(3).to(torch.device("meta"))
-    assert {moved.images.device.type, answers_of(moved).attention["encoder"][1].device.type} == {"meta"}
+    assert {moved.images.device.type, answers_of(moved).told[1]["attention/encoder"].device.type} == {"meta"}
     assert replace(moved, teachers=None).to(torch.device("meta")).teachers is None

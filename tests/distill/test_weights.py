@@ -13,14 +13,15 @@ from torch.testing import assert_close
 
 from distill.losses.dice import dice_loss
 from distill.losses.kl import teacher_first_kl
-from distill.weights import LAWS, dissent, mixture, teacher_losses
+from distill.weights import JUDGES, dissent, mixture, teacher_losses
+from study.distill_tables import Law
 
 near = partial(assert_close, atol=1e-6, rtol=0.0)
 
 
-def weights(law: str, losses: list[float], answered: list[bool] | None = None) -> Tensor:
+def weights(law: Law, losses: list[float], answered: list[bool] | None = None) -> Tensor:
     there = torch.tensor([answered if answered is not None else [True] * len(losses)])
-    return LAWS[law](torch.tensor([losses], dtype=torch.float64), there)[0]
+    return JUDGES[law](torch.tensor([losses], dtype=torch.float64), there)[0]
 
 
 @pytest.mark.parametrize(
@@ -31,28 +32,30 @@ def weights(law: str, losses: list[float], answered: list[bool] | None = None) -
         ("agreement-softmax", [0.2, 0.3, 0.5], [0.70538451, 0.25949646, 0.03511903]),
         ("agreement", [0.1, 0.9], [0.9, 0.1]),
         ("as-printed", [0.0, 0.0], [0.5, 0.5]),
+        ("confidence", [0.2, 1.0, 2.0], [0.44609274, 0.38002718, 0.17388008]),
+        ("best-of", [0.5, 0.2, 0.2], [0.0, 0.5, 0.5]),
         ("agreement", [1.0, 1.0], [0.5, 0.5]),
     ],
 )
-def test_weights_worked(law: str, losses: list[float], expected: list[float]) -> None:
+def test_weights_worked(law: Law, losses: list[float], expected: list[float]) -> None:
     near(weights(law, losses), torch.tensor(expected, dtype=torch.float64))
 
 
-@given(law=sampled_from(sorted(LAWS)), losses=lists(floats(0, 1), min_size=1, max_size=5))
-def test_every_law_shares_out_one(law: str, losses: list[float]) -> None:
+@given(law=sampled_from(sorted(JUDGES)), losses=lists(floats(0, 1), min_size=1, max_size=5))
+def test_every_law_shares_out_one(law: Law, losses: list[float]) -> None:
     got = weights(law, losses)
     assert_close(got.sum(), torch.tensor(1.0, dtype=torch.float64))
     assert (got >= 0).all()
 
 
-@pytest.mark.parametrize("law", sorted(LAWS))
+@pytest.mark.parametrize("law", sorted(JUDGES))
 @pytest.mark.parametrize("loss", [0.0, 0.4, 1.0])
-def test_one_teacher_gets_all(law: str, loss: float) -> None:
+def test_one_teacher_gets_all(law: Law, loss: float) -> None:
     assert weights(law, [loss]).tolist() == [1.0]
 
 
-@pytest.mark.parametrize("law", sorted(LAWS))
-def test_a_missing_answer_weighs_nothing_and_the_others_fill_its_place(law: str) -> None:
+@pytest.mark.parametrize("law", sorted(JUDGES))
+def test_a_missing_answer_weighs_nothing_and_the_others_fill_its_place(law: Law) -> None:
     got = weights(law, [0.2, 0.0, 0.5], [True, False, True])
     assert_close(got[[0, 2]], weights(law, [0.2, 0.5]))
     assert got[1] == 0
@@ -103,7 +106,9 @@ def test_one_that_finds_a_small_organ_alone_is_not_silenced_by_two_that_miss_it(
     organ[8:12, 8:12] = 1
     foreground = torch.stack([0.98 * organ, 0.001 * torch.ones(20, 20), 0.03 * torch.ones(20, 20)])
     probs = torch.stack([1 - foreground, foreground], dim=1)[None]
-    weights = LAWS["agreement"](dissent(probs, torch.ones(1, 3, dtype=torch.bool)), torch.ones(1, 3, dtype=torch.bool))
+    weights = JUDGES["agreement"](
+        dissent(probs, torch.ones(1, 3, dtype=torch.bool)), torch.ones(1, 3, dtype=torch.bool)
+    )
     assert weights[0, 0] > 1 / 3
     assert weights.min() > 0.2
 

@@ -17,6 +17,7 @@ import pytest
 
 from client.site import read_site
 from client.teacher import load_teacher
+from models.contents import DEFAULT
 from server.evaluate import evaluated, students
 from study.cohorts import assignment, lead_slices, make_shard, open_store, shards
 from study.run import Run, events
@@ -149,7 +150,7 @@ def check_results(run: Path) -> None:
     store = open_store(study, run, lead_slices(study, run))
     shards = of(run, "asking")[-1]["shards"]
     assert shards >= 2
-    assert all(store.missing(site, shards) == [] for site in SITES)
+    assert not any(store.missing(site, shards, DEFAULT) for site in SITES)
     assert [student.label for student in students(run)] == ["amtkd", "supervised"]
     assert all(evaluated(run, *asked) for asked in product(students(run), SITES))
     traffic = json.loads((run / "traffic.json").read_text(encoding="utf-8"))
@@ -168,8 +169,8 @@ def check_answers_against_live_teachers(run: Path) -> None:
         asked = assignment(study, site)
         teacher = load_teacher(config, asked)
         for index, ids in enumerate(shards(study, cache)):
-            live = teacher.answer(make_shard(asked, cache, index, ids))
-            assert digest(live.arrays()) == digest(store.read(site, index).arrays())
+            live = teacher.answer(make_shard(asked, cache, index, ids, DEFAULT))
+            assert digest(live.arrays) == digest(store.read(site, index, DEFAULT).arrays)
 
 
 def test_ctrl_c_stops_every_process_and_says_how_to_go_on(start: Callable[..., Simulation]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from imaging.errors import InputError
-from models import TAPS
+from models.contents import DEFAULT, arrays_of
 from server.cards import write_card
 from study.answers import Answers
 from study.cohorts import lead_slices, lead_split, open_store
@@ -32,19 +32,23 @@ def test_the_store_holds_what_the_sites_answered(trained: Make) -> None:
     store = store_of(bench)
     train = lead_split(bench.study, lead_slices(bench.study, bench.run.folder))["train"]
     for number, site in enumerate(SITES):
-        answers = list(store.in_order(site))
+        answers = list(store.in_order(site, DEFAULT))
         assert [len(answer.slice_ids) for answer in answers] == [4, 4, 4, 3]
         ids = np.concatenate([answer.slice_ids for answer in answers])
         np.testing.assert_array_equal(ids, train)
-        logits = np.concatenate([answer.logits for answer in answers])
+        logits = np.concatenate([answer.arrays["logits"] for answer in answers])
         np.testing.assert_array_equal(logits[:, 1, 31, 47], (ids + number / 4).astype(np.float16))
+
+
+def with_attention(answers: Answers) -> Answers:
+    maps = {name: np.zeros((4, 8, 12), np.float16) for name in arrays_of("attention")}
+    return replace(answers, arrays=answers.arrays | maps)
 
 
 def test_what_a_policy_withholds_is_said_once_a_site(trained: Make) -> None:
     bench = trained()
     whole = bench.desks["hospital-b"]
-    maps = {tap: np.zeros((4, 8, 12), np.float16) for tap in TAPS}
-    whole.before = [lambda _, body: replace(whole.answers(body), attention=maps).pack()]
+    whole.before = [lambda _, body: with_attention(whole.answers(body)).pack()]
     bench.conduct("collect")
     told = {event["site"]: event["contents"] for event in bench.events("withheld")}
     assert told == {"hospital-b": ["contrast"]} | {site: ["attention", "contrast"] for site in SITES[::2]}
@@ -68,13 +72,13 @@ def test_only_shards_that_the_store_misses_are_asked(trained: Make) -> None:
     with pytest.raises(InputError, match="hospital-b: shard 2 failed 3 times"):
         bench.conduct("collect")
     store = store_of(bench)
-    assert store.shards("hospital-b") == [0, 1]
+    assert store.shards("hospital-b", DEFAULT) == [0, 1]
 
     again = trained(min_sites=3)
-    missing = {site: store.missing(site, 4) for site in SITES}
+    missing = {site: list(store.missing(site, 4, DEFAULT)) for site in SITES}
     again.conduct("collect")
     assert {site: desk.labels() for site, desk in again.desks.items()} == missing
-    assert all(store.missing(site, 4) == [] for site in SITES)
+    assert not any(store.missing(site, 4, DEFAULT) for site in SITES)
 
 
 def test_no_more_shards_are_in_flight_than_the_study_allows(trained: Make) -> None:
@@ -85,9 +89,9 @@ def test_no_more_shards_are_in_flight_than_the_study_allows(trained: Make) -> No
 
 
 def nan(answers: Any) -> Any:
-    logits = answers.logits.copy()
+    logits = answers.arrays["logits"].copy()
     logits[0, 0, 0, 0] = np.nan
-    return replace(answers, logits=logits)
+    return replace(answers, arrays={"logits": logits})
 
 
 def foreign_slices(answers: Any) -> Any:
@@ -95,7 +99,7 @@ def foreign_slices(answers: Any) -> Any:
 
 
 def wrong_shape(answers: Any) -> Any:
-    return replace(answers, logits=answers.logits[:, :, :-1])
+    return replace(answers, arrays={"logits": answers.arrays["logits"][:, :, :-1]})
 
 
 def another_site(answers: Any) -> Any:
@@ -131,7 +135,7 @@ def test_a_reply_that_does_not_fit_is_rejected_and_asked_again(
     (rejected,) = bench.events("rejected")
     assert (rejected["site"], rejected["message"]) == ("hospital-b", "shard 0")
     assert cause in rejected["cause"]
-    assert store_of(bench).missing("hospital-b", 4) == []
+    assert not store_of(bench).missing("hospital-b", 4, DEFAULT)
 
 
 def test_a_full_disk_of_the_coordinator_costs_no_site(trained: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +150,7 @@ def test_a_full_disk_of_the_coordinator_costs_no_site(trained: Make, monkeypatch
             bench.conduct("collect")
     assert bench.events("rejected") == bench.events("site-left-out") == []
     bench.conduct("collect")
-    assert all(store_of(bench).missing(site, 4) == [] for site in SITES)
+    assert not any(store_of(bench).missing(site, 4, DEFAULT) for site in SITES)
 
 
 def test_a_store_that_was_damaged_meanwhile_costs_no_site(trained: Make) -> None:
@@ -176,7 +180,7 @@ def test_answers_about_other_scans_are_not_taken_for_answers(trained: Make) -> N
     bench.conduct("collect")
     store = open_store(bench.study, bench.run.folder, lead_slices(bench.study, bench.run.folder))
     other = AnswerStore(store.folder, shard_slices=store.shard_slices, slices="one scan was exported anew")
-    for ask in (lambda: other.missing("hospital-a", 4), lambda: other.read("hospital-a", 0)):
+    for ask in (lambda: other.missing("hospital-a", 4, DEFAULT), lambda: other.read("hospital-a", 0, DEFAULT)):
         with pytest.raises(InputError, match="site hospital-a has answered about other scans of the student"):
             ask()
 
@@ -196,7 +200,7 @@ def test_a_reply_that_nobody_foresaw_costs_that_reply_only(
     bench.conduct("collect")
     (rejected,) = bench.events("rejected")
     assert "cannot be understood" in rejected["cause"]
-    assert all(store_of(bench).missing(site, 4) == [] for site in SITES)
+    assert not any(store_of(bench).missing(site, 4, DEFAULT) for site in SITES)
 
 
 def test_a_teacher_that_has_not_finished_is_not_asked(trained: Make) -> None:

@@ -99,11 +99,9 @@ def answers(shard: Shard) -> Answers:
         site="north", index=1, weights_hash="ab" * 32, fingerprint=shard.assignment.preprocess.fingerprint()
     )
     valid = {tap: np.array([[True, True, False], [True] * 3, [False] * 3]) for tap in ("encoder", "decoder")}
-    return Answers(
-        header,
-        shard.slice_ids,
-        draw.normal(size=(3, 3, 16, 24)).astype(np.float16),
-        {tap: draw.random((3, *grid)).astype(np.float16) for tap, grid in (("encoder", (2, 5)), ("decoder", (7, 11)))},
-        {tap: np.where(valid[tap], draw.uniform(-1, 1, (3, 3)), 0).astype(np.float32) for tap in valid},
-        valid,
-    )
+    arrays: dict[str, Any] = {"logits": draw.normal(size=(3, 3, 16, 24)).astype(np.float16)}
+    for tap, grid in (("encoder", (2, 5)), ("decoder", (7, 11))):
+        arrays[f"attention/{tap}"] = draw.random((3, *grid)).astype(np.float16)
+        arrays[f"contrast/{tap}"] = np.where(valid[tap], draw.uniform(-1, 1, (3, 3)), 0).astype(np.float32)
+        arrays[f"valid/{tap}"] = valid[tap]
+    return Answers(header, shard.slice_ids, arrays)

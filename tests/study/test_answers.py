@@ -10,32 +10,38 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from imaging.errors import InputError
-from study.answers import CONTENTS, Answers, AnswersHeader
+from models.contents import CONTENTS, DEFAULT, arrays_of, content_of
+from study.answers import Answers, AnswersHeader
 from study.wire import Failure, Shard, pack
 
 
 def body(answers: Answers, **changes: Any) -> bytes:
     """The answers' bytes with other arrays, under `attention__encoder` for attention/encoder; None leaves one out."""
-    arrays = answers.arrays() | {name.replace("__", "/"): array for name, array in changes.items()}
+    arrays = everything(answers) | {name.replace("__", "/"): array for name, array in changes.items()}
     return pack(answers.header, {name: array for name, array in arrays.items() if array is not None})
+
+
+def everything(answers: Answers) -> dict[str, Any]:
+    return answers.arrays | {"slice_ids": answers.slice_ids}
 
 
 def test_answers_come_back(answers: Answers, shard: Shard) -> None:
     found = Answers.unpack(answers.pack(), shard)
     assert found.header == answers.header
-    assert found.arrays().keys() == answers.arrays().keys()
-    for name, array in answers.arrays().items():
-        assert found.arrays()[name].dtype == array.dtype
-        assert_array_equal(found.arrays()[name], array)
+    assert everything(found).keys() == everything(answers).keys()
+    for name, array in everything(answers).items():
+        assert everything(found)[name].dtype == array.dtype
+        assert_array_equal(everything(found)[name], array)
 
 
 def test_what_a_policy_withholds_may_be_missing(answers: Answers, shard: Shard) -> None:
-    found = Answers.unpack(replace(answers, attention={}, contrast={}, valid={}).pack(), shard)
-    assert found.arrays().keys() == {"slice_ids", "logits"}
-    assert Answers.unpack(replace(answers, contrast={}, valid={}).pack(), shard).attention.keys() == {
-        "encoder",
-        "decoder",
-    }
+    assert Answers.unpack(answers.without("attention", "contrast").pack(), shard).arrays.keys() == {"logits"}
+    some = Answers.unpack(answers.without("contrast").pack(), shard)
+    assert some.contents == {"logits", "attention"}
+    assert some.of("attention").keys() == {"attention/encoder", "attention/decoder"}
+    assert some.of("contrast") == {}
+    with pytest.raises(InputError, match="array `logits` is missing"):
+        Answers.unpack(answers.without("logits").pack(), shard)
 
 
 def test_every_truncation_is_an_input_error(answers: Answers, shard: Shard) -> None:
@@ -55,8 +61,8 @@ def test_damage_is_an_input_error_or_harmless(answers: Answers, shard: Shard, da
         found = Answers.unpack(bytes(damaged), shard)
     except InputError:
         return
-    assert found.logits.shape == answers.logits.shape
-    assert all(np.isfinite(array).all() for array in found.arrays().values())
+    assert found.arrays["logits"].shape == answers.arrays["logits"].shape
+    assert all(np.isfinite(array).all() for array in found.arrays.values())
 
 
 def test_answers_to_something_else_are_refused(answers: Answers, shard: Shard) -> None:
@@ -71,7 +77,7 @@ def test_answers_to_something_else_are_refused(answers: Answers, shard: Shard) -
 
 @pytest.mark.parametrize("name", ["slice_ids", "logits", "attention/encoder", "contrast/encoder", "valid/decoder"])
 def test_an_array_of_another_shape_or_type_is_refused(answers: Answers, shard: Shard, name: str) -> None:
-    array = answers.arrays()[name]
+    array = everything(answers)[name]
     others = [
         array[:-1],
         array[None],
@@ -86,16 +92,16 @@ def test_an_array_of_another_shape_or_type_is_refused(answers: Answers, shard: S
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["logits", "attention/decoder", "contrast/decoder"])
 def test_values_that_are_not_finite_are_refused(answers: Answers, shard: Shard, name: str, value: float) -> None:
-    array = answers.arrays()[name].copy()
+    array = everything(answers)[name].copy()
     array.flat[5] = value
     with pytest.raises(InputError, match=f"array `{name}` holds NaN or infinity"):
         Answers.unpack(body(answers, **{name.replace("/", "__"): array}), shard)
 
 
 def test_values_out_of_range_are_refused(answers: Answers, shard: Shard) -> None:
-    maps, contrast = answers.attention["encoder"].copy(), answers.contrast["encoder"].copy()
+    maps, contrast = answers.arrays["attention/encoder"].copy(), answers.arrays["contrast/encoder"].copy()
     maps[0, 0, 0] = -0.25
-    with pytest.raises(InputError, match="`attention/encoder` is below 0"):
+    with pytest.raises(InputError, match=r"`attention/encoder` leaves \[0, 1\]: its smallest is -0.25"):
         Answers.unpack(body(answers, attention__encoder=maps), shard)
     for value in (1.01, -1.01):
         contrast[0, 0] = value
@@ -114,7 +120,7 @@ def test_maps_larger_than_the_slice_or_empty_are_refused(answers: Answers, shard
 def test_what_was_not_asked_for_is_refused(answers: Answers, shard: Shard) -> None:
     for name in ("pixels", "weights/encoder", "attention/", "attention/../x", "attention", "contrast/A"):
         with pytest.raises(InputError, match=f"array `{name}` was not asked for"):
-            Answers.unpack(pack(answers.header, answers.arrays() | {name: np.zeros((3, 2, 2), np.float16)}), shard)
+            Answers.unpack(pack(answers.header, everything(answers) | {name: np.zeros((3, 2, 2), np.float16)}), shard)
     with pytest.raises(InputError, match="array `attention/decoder` was not asked for"):
         Answers.unpack(answers.pack(), replace(shard, wants=("logits", "contrast")))
     with pytest.raises(InputError, match="array `contrast/decoder` was not asked for"):
@@ -129,16 +135,16 @@ def test_a_tap_that_is_missing_is_told(answers: Answers, shard: Shard) -> None:
 
 
 def test_contrast_needs_its_flags(answers: Answers, shard: Shard) -> None:
-    with pytest.raises(InputError, match="without the flags that say where it is valid"):
+    with pytest.raises(InputError, match="array `valid/encoder` is missing"):
         Answers.unpack(body(answers, valid__encoder=None), shard)
-    with pytest.raises(InputError, match="without the flags"):
+    with pytest.raises(InputError, match="array `contrast/encoder` is missing"):
         Answers.unpack(body(answers, contrast__encoder=None), shard)
 
 
 def test_a_site_name_that_would_leave_the_store_is_refused(answers: Answers, shard: Shard) -> None:
     header = AnswersHeader.model_construct(**(answers.header.model_dump() | {"site": "../../etc"}))
     with pytest.raises(InputError, match="header of AnswersHeader: site"):
-        Answers.unpack(pack(header, answers.arrays()), shard)
+        Answers.unpack(pack(header, everything(answers)), shard)
 
 
 def test_a_sites_failure_is_raised(shard: Shard) -> None:
@@ -147,4 +153,5 @@ def test_a_sites_failure_is_raised(shard: Shard) -> None:
 
 
 def test_contents_are_what_a_shard_asks_for(shard: Shard) -> None:
-    assert shard.wants == CONTENTS
+    assert shard.wants == DEFAULT
+    assert {content_of(array) for content in CONTENTS for array in arrays_of(content)} == set(CONTENTS)

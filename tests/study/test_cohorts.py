@@ -93,7 +93,7 @@ def test_a_shard_holds_its_slices_and_survives_the_wire(study: Study, run_folder
     cache = lead_slices(study, run_folder)
     asked = assignment(study, "north")
     for index, ids in enumerate(shards(study, cache)):
-        shard = Shard.unpack(make_shard(asked, cache, index, ids).pack())
+        shard = Shard.unpack(make_shard(asked, cache, index, ids, ["logits"]).pack())
         assert shard.index == index
         assert_array_equal(shard.slice_ids, ids)
         for row, number in enumerate(ids):

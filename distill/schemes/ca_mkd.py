@@ -1,0 +1,48 @@
+"""CA-MKD: teachers weighed by how sure they are of what is right (Zhang et al. 2022)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from distill.losses.cross_entropy import cross_entropy
+from distill.losses.kl import TEMPERATURE, teacher_first_kl
+from distill.schemes.base import Batch, teachers_of
+from distill.schemes.hints import Hints
+from distill.schemes.taught import Lesson, Taught, labelled_mean
+from models.contents import Content
+from study.prediction import channels_of
+
+
+class CaMkd(Taught):
+    """Teachers weighed by how sure they are of what is right (Zhang et al. 2022).
+
+    Departs: their hints are weighed by each teacher's classifier applied to the student's features; a teacher's weights
+    do not leave its site, so ours are weighed as the logits are.
+    """
+
+    own_law = "confidence"
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        return ("logits", "features") if self.plan.ca_mkd.hints else ("logits",)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return ("decoder",) if self.plan.ca_mkd.hints else ()
+
+    def adapt(self, sample: Batch) -> None:
+        if self.plan.ca_mkd.hints:
+            self.hints = Hints(channels_of(self.student, sample.images, "decoder"), teachers_of(sample))
+
+    def terms(self, lesson: Lesson) -> dict[str, Tensor]:
+        """sum_j w_j KL_j: like the KL to the mixture in all but a constant. Departs: their code divides by T again."""
+        kl = teacher_first_kl(lesson.logits, lesson.target(TEMPERATURE))
+        terms = {"kl": self.plan.ca_mkd.kd * lesson.mean(kl)}
+        if self.plan.ca_mkd.hints:
+            distances = self.hints.distances(lesson.features["decoder"], lesson.teachers)
+            terms["hints"] = self.plan.ca_mkd.hints * lesson.mean((lesson.weights * distances).sum(1))
+        return terms
+
+    def segmentation(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy."""
+        return {"ce": labelled_mean(cross_entropy, logits, batch)}

@@ -1,0 +1,62 @@
+"""EMKD: prediction maps, importance maps and region affinity (Qin et al. 2021)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+import models
+from distill.losses.attention import importance_distance
+from distill.losses.contrast import region_affinity
+from distill.losses.cross_entropy import focal
+from distill.losses.dice import dice_loss
+from distill.losses.kl import TEMPERATURE, teacher_first_kl
+from distill.schemes.base import Batch
+from distill.schemes.taught import Lesson, Taught, Told, labelled_mean
+from models.contents import Content
+from models.knowledge import attention_map, region_contrast
+
+
+class Emkd(Taught):
+    """Prediction maps, importance maps and region affinity (Qin et al. 2021).
+
+    Departs: their code taps the first convolution and the encoder's end, ours the ends of encoder and decoder, where
+    AMTKD's teachers are tapped.
+    """
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        return ("logits", "attention-4", "contrast")
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return models.TAPS
+
+    def terms(self, lesson: Lesson) -> dict[str, Tensor]:
+        plan = self.plan.emkd
+        kl = teacher_first_kl(lesson.logits, lesson.target(TEMPERATURE))
+        importance = [self._importance(lesson, tap) for tap in self.taps]
+        region = [self._region(lesson, tap) for tap in self.taps]
+        return {
+            "prediction": plan.prediction * lesson.mean(kl),
+            "importance": plan.importance * sum(importance[1:], importance[0]),
+            "region": plan.region * sum(region[1:], region[0]),
+        }
+
+    def _importance(self, lesson: Lesson, tap: str) -> Tensor:
+        own, name = attention_map(lesson.features[tap], p=4), f"attention-4/{tap}"
+        return lesson.distance(name, lambda told: importance_distance(own, told[name]))
+
+    def _region(self, lesson: Lesson, tap: str) -> Tensor:
+        own, measured = region_contrast(lesson.features[tap], lesson.batch.masks, self.classes)
+
+        def distance(told: Told) -> Tensor:
+            return region_affinity(own, told[f"contrast/{tap}"], measured & told[f"valid/{tap}"])
+
+        return lesson.distance(f"contrast/{tap}", distance, where=lesson.batch.labelled)
+
+    def segmentation(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Half focal, half Dice. Departs: their Dice pools the batch, ours is one a slice."""
+        return {
+            "focal": 0.5 * labelled_mean(focal, logits, batch),
+            "dice": 0.5 * labelled_mean(lambda z, mask: dice_loss(z.softmax(1), mask), logits, batch),
+        }

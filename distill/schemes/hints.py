@@ -1,0 +1,36 @@
+"""FitNet's hints: a student's features, translated into each teacher's channels (Romero et al. 2015)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill.schemes.base import TeacherBatch
+
+
+class Hints(nn.Module):
+    """A 1×1 convolution a teacher, from the student's channels to that teacher's; it exists only in training."""
+
+    NAME = "features/decoder"
+
+    def __init__(self, channels: int, teachers: TeacherBatch) -> None:
+        super().__init__()
+        widths = [one[self.NAME].shape[1] if self.NAME in one else 0 for one in teachers.told]
+        self.translate = nn.ModuleList(nn.Conv2d(channels, width, 1) if width else nn.Identity() for width in widths)
+
+    def distances(self, features: Tensor, teachers: TeacherBatch) -> Tensor:
+        """Mean squared difference of unit features a slice and teacher, (N, T); 0 for a teacher without features.
+
+        Shapes: features (N, c, h, w), brought to each teacher's grid. Source: AMTML-KD's code, whose features have unit
+        length before and not after the convolution.
+        """
+        units, found = F.normalize(features, dim=1), []
+        for translate, told in zip(self.translate, teachers.told, strict=True):
+            if self.NAME not in told:
+                found.append(features.new_zeros(len(features)))
+                continue
+            theirs = told[self.NAME].float()
+            ours = F.interpolate(translate(units), theirs.shape[2:], mode="bilinear", align_corners=False)
+            found.append((ours - F.normalize(theirs, dim=1)).square().mean((1, 2, 3)))
+        return torch.stack(found, dim=1)

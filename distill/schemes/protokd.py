@@ -1,0 +1,48 @@
+"""ProtoKD: how near each place is to each class's prototype (Wang et al. 2023)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from distill.losses.cross_entropy import cross_entropy
+from distill.losses.dice import dice_loss
+from distill.losses.kl import teacher_first_kl
+from distill.losses.structure import prototype_distance
+from distill.schemes.base import Batch
+from distill.schemes.taught import Lesson, Taught, Told, labelled_mean
+from models.contents import Content
+from models.knowledge import prototype_maps
+
+
+class ProtoKd(Taught):
+    """How near each place is to each class's prototype (Wang et al. 2023)."""
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        return ("logits", "prototypes")
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return ("decoder",)
+
+    def terms(self, lesson: Lesson) -> dict[str, Tensor]:
+        """KL as their code has it: a mean over classes too, without lambda²."""
+        plan = self.plan.protokd
+        kl = teacher_first_kl(lesson.logits, lesson.target(plan.temperature), temperature=plan.temperature)
+        own, there = prototype_maps(lesson.features["decoder"], lesson.batch.masks, self.classes)
+
+        def distance(told: Told) -> Tensor:
+            return prototype_distance(own, told["prototypes/decoder"], there & told["present/decoder"])
+
+        maps = lesson.distance("prototypes/decoder", distance, where=lesson.batch.labelled)
+        return {
+            "kl": plan.kd / plan.temperature**2 / self.classes * lesson.mean(kl),
+            "prototypes": plan.prototypes * maps,
+        }
+
+    def segmentation(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy and Dice. Departs: their cross-entropy has class weights, which they do not print."""
+        return {
+            "ce": labelled_mean(cross_entropy, logits, batch),
+            "dice": labelled_mean(lambda z, mask: dice_loss(z.softmax(1), mask), logits, batch),
+        }

@@ -1,0 +1,125 @@
+"""What all schemes with teachers share: how each teacher is heard, and what the distances to each amount to."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+import models
+from distill.losses.kl import soften
+from distill.schemes.base import Batch, Needs, Scheme, TeacherBatch, mean_where, teachers_of
+from distill.schemes.supervised import segmentation
+from distill.weights import LAWS, mixture
+from models.contents import Content
+from study.distill_tables import Law
+
+Told = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A batch, what the student made of it, and how much each teacher is heard on each of its slices."""
+
+    batch: Batch
+    teachers: TeacherBatch
+    logits: Tensor
+    """The student's, (N, C, H, W) float32."""
+    features: dict[str, Tensor]
+    """The student's, at the taps that the scheme named."""
+    weights: Tensor
+    """(N, T)."""
+
+    @cached_property
+    def heard(self) -> Tensor:
+        """Slices that some teacher answered, (N,) bool."""
+        return self.weights.sum(1) > 0
+
+    def target(self, temperature: float) -> Tensor:
+        """The teachers' mixture, probabilities (N, C, H, W) softened at that temperature."""
+        return mixture(soften(self.teachers.logits, temperature, dim=2), self.weights)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean of a value a slice (N,) over the slices that are heard of."""
+        return mean_where(values, self.heard)
+
+    def distance(self, told: str, distance: Callable[[Told], Tensor], *, where: Tensor | None = None) -> Tensor:
+        """Mean over slices of sum_j w_j distance_j, over the teachers who gave the array `told`; 0 where none did.
+
+        `distance` makes a value a slice (N,) of what one teacher told; `where` (N,) bool narrows the slices.
+        """
+        each = [distance(one) if told in one else self.logits.new_zeros(len(self.logits)) for one in self.teachers.told]
+        return self.over(told, each, where=where)
+
+    def over(self, told: str, each: Sequence[Tensor], *, where: Tensor | None = None) -> Tensor:
+        """The same of distances that are there already: T times a value a slice (N,)."""
+        weights = self.weights * self.teachers.gives(told)
+        weights = weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+        counts = weights.sum(1) > 0 if where is None else (weights.sum(1) > 0) & where
+        return mean_where((weights * torch.stack(list(each), dim=1)).sum(1), counts)
+
+
+class Taught(Scheme):
+    """A scheme with teachers: the loss on masks, and terms of its own that say what is learned from them."""
+
+    own_law: ClassVar[Law | None] = None
+    """How its authors weigh several teachers; None for a scheme for one."""
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        """What it learns from, under its plan."""
+        return ("logits",)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Where it looks into the student, under its plan."""
+        return ()
+
+    @property
+    def law(self) -> Law | None:
+        """How the teachers are weighed; None where one is heard."""
+        return self.plan.weights.law or self.own_law
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(teachers="all" if self.law else "one", contents=self.contents)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        teachers = teachers_of(batch)
+        with models.tap(self.student, self.taps) as features:
+            logits = self.student(batch.images).float()
+        features = {name: maps.float() for name, maps in features.items()}
+        lesson = Lesson(batch, teachers, logits, features, self.weigh(batch, features))
+        own = self.plan.segmentation == "own"
+        masks = self.segmentation(logits, batch) if own else segmentation(logits, batch, self.plan.amtkd)
+        return masks | self.terms(lesson)
+
+    @abstractmethod
+    def terms(self, lesson: Lesson) -> dict[str, Tensor]:
+        """What is learned from teachers: weighted terms by name, scalars."""
+
+    def segmentation(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The authors' own loss on masks."""
+        return segmentation(logits, batch, self.plan.amtkd)
+
+    @torch.no_grad()
+    def weights(self, batch: Batch) -> Tensor:
+        """w_j by the law, (N, T); a teacher who did not answer weighs nothing."""
+        if self.law is None:
+            return super().weights(batch)
+        return LAWS[self.law](teachers_of(batch), batch.masks, batch.labelled, self.plan.weights)
+
+    def weigh(self, batch: Batch, features: dict[str, Tensor]) -> Tensor:
+        """The weights where the student's features are at hand."""
+        return self.weights(batch)
+
+
+def labelled_mean(values: Callable[[Tensor, Tensor], Tensor], logits: Tensor, batch: Batch) -> Tensor:
+    """Mean over the labelled slices of a loss of (logits, mask), 0 where none is."""
+    has = batch.labelled
+    return values(logits[has], batch.masks[has]).sum() / has.sum().clamp_min(1)

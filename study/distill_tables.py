@@ -1,0 +1,201 @@
+"""`[distill]` of study.toml: how the student is trained, and a table for each scheme with its authors' values."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from study.tables import Plan, Split
+
+Law = Literal["uniform", "fixed", "agreement", "as-printed", "agreement-softmax", "confidence", "best-of"]
+
+
+class Weights(Plan):
+    """`[distill.weights]`: how much each teacher is heard on each slice."""
+
+    law: Law | None = None
+    """`agreement` gives the teacher with the better Dice on the slice more, `as-printed` the worse (AMTKD, after Eq.
+    7), `agreement-softmax` the better much more, `confidence` the one with the lower cross-entropy (CA-MKD), `best-of`
+    all to the best, `fixed` what stands below, `uniform` all alike. When absent the scheme's own: `agreement` for
+    `amtkd`, `confidence` for `ca-mkd`; the schemes for a single teacher then hear one."""
+    fixed: dict[str, float] = Field(default_factory=dict)
+    """Site -> share, for the law `fixed`; a site that is not named has 0."""
+    tau: float = Field(0.1, gt=0)
+    """Sharpness of `agreement-softmax`: a loss lower by tau weighs 2.7 times as much."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if min(self.fixed.values(), default=0.0) < 0 or (self.fixed and not any(self.fixed.values())):
+            raise ValueError(f"`fixed` needs shares of at least 0, one of them above, got {self.fixed}")
+        if self.law == "fixed" and not self.fixed:
+            raise ValueError("`law` is fixed, and `fixed` names no site's share")
+        return self
+
+
+class Amtkd(Plan):
+    """`[distill.amtkd]`: the adaptive multi-teacher scheme (AMTKD, equations 1 to 7)."""
+
+    dice: float = Field(0.2, ge=0)
+    """alpha1, weight of the Dice loss (Eq. 5)."""
+    lovasz: float = Field(0.3, ge=0)
+    """alpha2, weight of the Lovász-Softmax loss (Eq. 5)."""
+    alpha: float = Field(0.1, ge=0)
+    """Weight of the intermediate loss, attention and region contrast (Eq. 6)."""
+    attention: Literal["scaled", "summed"] = "scaled"
+    """Eq. 3's distance divided by the side of the feature grid, or summed over it as printed: it then grows with the
+    side, so that `alpha` means something else at each size of slice and tap."""
+    beta: float = Field(0.1, ge=0)
+    """Weight of the temperature KL (Eq. 6)."""
+    kl: Literal["teacher-first", "student-first"] = "teacher-first"
+    """Direction of the divergence: as Hinton and the public codes, or as Eq. 2 prints it."""
+    temperature: float = Field(4.0, gt=0)
+    """lambda of Eq. 1; the paper gives none, 4 is EMKD's."""
+
+
+class Kd(Plan):
+    """`[distill.kd]`: Hinton's distillation."""
+
+    weight: float = Field(0.9, ge=0)
+    """Weight of the KL (Zagoruyko's and mdistiller's codes)."""
+    temperature: float = Field(4.0, gt=0)
+    """Temperature of the KL (the same codes)."""
+
+
+class At(Plan):
+    """`[distill.at]`: attention transfer (Zagoruyko and Komodakis 2017)."""
+
+    weight: float = Field(1000.0, ge=0)
+    """beta: it multiplies a mean over the map's places, as their code has it."""
+
+
+class Skd(Plan):
+    """`[distill.skd]`: structured knowledge distillation (Liu et al. 2019)."""
+
+    pixel: float = Field(10.0, ge=0)
+    """lambda of the cross-entropy with the teacher's probabilities."""
+    pair: float = Field(1.0, ge=0)
+    """lambda of the pair-wise affinities (their run script: 0.5)."""
+    holistic: float = Field(0.1, ge=0)
+    """lambda of the adversarial term."""
+    penalty: float = Field(10.0, ge=0)
+    """Weight of the critic's gradient penalty."""
+
+
+class Emkd(Plan):
+    """`[distill.emkd]`: efficient medical image segmentation with knowledge distillation (Qin et al. 2021)."""
+
+    prediction: float = Field(0.1, ge=0)
+    """Weight of prediction maps (KL at temperature 4)."""
+    importance: float = Field(0.9, ge=0)
+    """Weight of importance maps (attention with p = 4)."""
+    region: float = Field(0.9, ge=0)
+    """Weight of region affinity."""
+
+
+class Cirkd(Plan):
+    """`[distill.cirkd]`: cross-image relations (Yang et al. 2022)."""
+
+    kd: float = Field(1.0, ge=0)
+    """Weight of the KL at temperature 1."""
+    batch: float = Field(1.0, ge=0)
+    """Weight of pixel relations within a batch."""
+    pixel: float = Field(0.1, ge=0)
+    """Weight of relations to the pixel memory."""
+    region: float = Field(0.1, ge=0)
+    """Weight of relations to the region memory."""
+    temperature: float = Field(0.1, gt=0)
+    """Temperature of the relations (their code: 0.1 throughout)."""
+    grid: int = Field(16, ge=1, le=64)
+    """Largest side of the grid whose pixels are related, N² grid⁴ relations in all; finer maps are averaged down."""
+    pixels: int = Field(2000, ge=1)
+    """Pixels remembered of each class (their code: 20 000, of which 4096 are drawn)."""
+    regions: int = Field(1000, ge=1)
+    """Regions remembered of each class (their code: 2000, of which 1024 are drawn)."""
+
+
+class ProtoKd(Plan):
+    """`[distill.protokd]`: prototype knowledge distillation (Wang et al. 2023)."""
+
+    kd: float = Field(10.0, ge=0)
+    """Weight of the KL, a mean over classes too and without lambda², as their code has it."""
+    temperature: float = Field(10.0, gt=0)
+    """Temperature of the KL."""
+    prototypes: float = Field(0.1, ge=0)
+    """Weight of the distance of prototype maps."""
+
+
+class AmtmlKd(Plan):
+    """`[distill.amtml_kd]`: adaptive multi-teacher multi-level distillation (Liu et al. 2020)."""
+
+    a: float = Field(0.7, ge=0, le=1)
+    """2 a multiplies the KL to the learned mixture; 1 - a the cross-entropy where the loss on masks is their own."""
+    temperature: float = Field(5.0, gt=0)
+    """Temperature of the KL."""
+    angle: float = Field(1.0, ge=0)
+    """Weight of relational distillation's angles."""
+    distance: float = Field(1.0, ge=0)
+    """Weight of relational distillation's distances."""
+    hints: float = Field(0.0, ge=0)
+    """Weight of the hints (theirs: 1); they need `features`, whole feature maps of every teacher."""
+    decay: float = Field(0.1, ge=0)
+    """Weight of the squared norms of what the teachers' weights are learned by."""
+
+
+class CaMkd(Plan):
+    """`[distill.ca_mkd]`: confidence-aware multi-teacher distillation (Zhang et al. 2022)."""
+
+    kd: float = Field(1.0, ge=0)
+    """Weight of the KL to each teacher, at temperature 4."""
+    hints: float = Field(0.0, ge=0)
+    """Weight of the hints (theirs: 50); they need `features`, whole feature maps of every teacher."""
+
+
+class Distill(Plan):
+    """`[distill]`: the central training of the student."""
+
+    scheme: str = "amtkd"
+    """The scheme whose student is shipped; `preceptor schemes` lists them."""
+    compare: list[str] = Field(default_factory=lambda: ["supervised", "mono-teacher", "uniform"])
+    """Schemes trained beside it, for the report."""
+    steps: int = Field(4000, ge=1, le=10_000_000)
+    """Optimiser steps."""
+    batch: int = Field(16, ge=2, le=1024)
+    """Slices a step (EMKD code: 16)."""
+    lr: float = Field(0.01, gt=0, le=10)
+    """CyclicLR's upper learning rate for Adam (AMTKD, section 4.3)."""
+    lr_min: float = Field(1e-6, ge=0)
+    """CyclicLR's lower learning rate (AMTKD, section 4.3)."""
+    lr_half_cycle: int = Field(2000, ge=1)
+    """CyclicLR's step size: steps from the lower rate to the upper (AMTKD, section 4.3)."""
+    labelled_share: float = Field(0.5, ge=0, le=1)
+    """Share of each batch drawn from slices with a mask, where some slices have none."""
+    validate_every: int = Field(200, ge=1)
+    """Steps between two validations on the study lead's validation patients, and between two checkpoints."""
+    split: Split = (0.8, 0.2, 0.0)
+    """Shares of the study lead's patients for training, validation and test."""
+    mono_teacher: str | None = None
+    """Site whose teacher `mono-teacher` learns from; when absent the one with the best validation Dice at home."""
+    threads: int = Field(2, ge=1, le=512)
+    """CPU threads; the student is the same again, bit for bit, only at the same number."""
+    segmentation: Literal["amtkd", "own"] = "amtkd"
+    """Loss on the masks: AMTKD's Dice and Lovász for all schemes, so that they differ by what they learn from teachers
+    alone, or what each scheme's own authors took."""
+    weights: Weights = Weights()
+    amtkd: Amtkd = Amtkd()
+    kd: Kd = Kd()
+    at: At = At()
+    skd: Skd = Skd()
+    emkd: Emkd = Emkd()
+    cirkd: Cirkd = Cirkd()
+    protokd: ProtoKd = ProtoKd()
+    amtml_kd: AmtmlKd = AmtmlKd()
+    ca_mkd: CaMkd = CaMkd()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.compare)) < len(self.compare):
+            raise ValueError(f"`compare` names a scheme twice: {', '.join(self.compare)}")
+        if self.lr_min > self.lr:
+            raise ValueError(f"`lr_min` ({self.lr_min}) is above `lr` ({self.lr})")
+        return self

@@ -1,0 +1,172 @@
+"""How trainings compare over seeds: figures and spread, differences paired by patient, how firm a ranking is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata, wilcoxon
+
+from distill.report import evaluations
+from distill.report_tables import mean_over_sites
+from imaging.errors import InputError
+from study.run import read_study_of
+from study.wire import CaseMetrics, Metric
+
+Split = Literal["val", "test"]
+Values = NDArray[np.float64]
+DRAWS = 10_000
+"""Bootstrap draws."""
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """Students of the same labels from several runs (seeds) of one study, evaluated on the same patients of each."""
+
+    runs: tuple[Path, ...]
+    labels: tuple[str, ...]
+    cases: Mapping[str, Sequence[Mapping[str, Sequence[CaseMetrics]]]]
+    """Label -> run -> site -> cases, in the same order for every label."""
+
+    @classmethod
+    def read(cls, runs: Sequence[Path], split: Split = "test", labels: Sequence[str] | None = None) -> Trainings:
+        """Every student that all sites of all runs have evaluated, or these `labels`.
+
+        Raises: InputError where one of them was not evaluated everywhere, or none was.
+        """
+        found = [evaluations(run) for run in runs]
+        sites = {site.name for run in runs for site in read_study_of(run).sites}
+        whole = [{label for label, by_site in replies.items() if set(by_site) == sites} for replies in found]
+        shared = set.intersection(*whole) if whole else set()
+        if missing := [label for label in labels or () if label not in shared]:
+            what = f"`{missing[0]}` was not evaluated at every site of every run"
+            raise InputError(what, where=runs[0], fix=f"evaluated everywhere: {', '.join(sorted(shared)) or 'none'}")
+        if not shared:
+            raise InputError(
+                "no student was evaluated at every site", where=runs[0], fix="`preceptor simulate` does it"
+            )
+        chosen = tuple(labels or _in_order(shared, read_study_of(runs[0]).distill.compare))
+        cases = {
+            label: [{site: getattr(replies[label][site], split) for site in sorted(sites)} for replies in found]
+            for label in chosen
+        }
+        return cls(tuple(runs), chosen, cases)
+
+    def check(self, label: str) -> None:
+        """InputError unless that student is there to compare with."""
+        if label not in self.labels:
+            fix = f"name one of {', '.join(self.labels)} by `--reference`"
+            raise InputError(f"`{label}` was not evaluated at every site of every run", where=self.runs[0], fix=fix)
+
+    def figures(self, label: str, metric: Metric) -> Values:
+        """A figure a run: the mean over sites of each site's mean over its patients and foreground classes."""
+        return np.array([mean_over_sites(list(by_site.values()), metric) for by_site in self.cases[label]])
+
+    def patients(self, label: str) -> Values:
+        """Dice of every patient of every run and site, mean over the foreground classes where it is defined."""
+        return np.array([
+            np.mean([value for value in case.metrics["dice"].values() if value is not None] or [np.nan])
+            for by_site in self.cases[label]
+            for cases in by_site.values()
+            for case in cases
+        ])  # fmt: skip
+
+    def strata(self) -> NDArray[np.int64]:
+        """Which run and site each of `patients` is of: every site counts alike, however many patients it has."""
+        sizes = [len(cases) for by_site in self.cases[self.labels[0]] for cases in by_site.values()]
+        return np.repeat(np.arange(len(sizes)), sizes)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better one training is than another, in Dice, paired by patient."""
+
+    label: str
+    reference: str
+    mean: float
+    """Over runs and sites, each counting alike."""
+    low: float
+    high: float
+    """The 95 % interval of that mean: patients drawn anew within each site and run."""
+    p: float
+    """Wilcoxon's signed ranks over patients, two-sided; 1 where no patient differs."""
+    p_holm: float
+    """The same after Holm's correction for all differences of the table."""
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse`, or that the data cannot tell them apart."""
+        if self.p_holm >= ALPHA or self.low <= 0 <= self.high:
+            return "cannot be told apart"
+        return "better" if self.mean > 0 else "worse"
+
+
+def differences(trainings: Trainings, reference: str, *, seed: int = 0) -> list[Difference]:
+    """Every training against `reference`."""
+    base, strata, found = trainings.patients(reference), trainings.strata(), []
+    for label in trainings.labels:
+        if label != reference:
+            gain = trainings.patients(label) - base
+            mean = float(np.mean([own.mean() for own in _by_stratum(gain, strata)]))
+            low, high = np.quantile(resampled(gain, strata, seed=seed), [ALPHA / 2, 1 - ALPHA / 2])
+            known = gain[np.isfinite(gain)]
+            p = float(wilcoxon(known).pvalue) if np.any(known) else 1.0
+            found.append(Difference(label, reference, mean, float(low), float(high), p, p))
+    return [replace(one, p_holm=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
+
+
+def resampled(values: Values, strata: NDArray[np.int64], *, seed: int, draws: int = DRAWS) -> Values:
+    """Bootstrap draws of the mean over strata of each stratum's mean, patients drawn with replacement within each."""
+    generator, parts = np.random.default_rng(seed), _by_stratum(values, strata)
+    total = np.zeros(draws)
+    for own in parts:
+        total += own[generator.integers(len(own), size=(draws, len(own)))].mean(axis=1)
+    return total / max(1, len(parts))
+
+
+def ranks(trainings: Trainings, *, seed: int = 0, draws: int = 2000) -> dict[str, dict[str, float]]:
+    """Each training's rank by mean Dice, and in what share of bootstrap draws of patients it is first.
+
+    All trainings are judged on the same draws. Ranks of equals are their mean.
+    """
+    strata = trainings.strata()
+    means = np.array(
+        [resampled(trainings.patients(label), strata, seed=seed, draws=draws) for label in trainings.labels]
+    )
+    order = rankdata(-means, axis=0)
+    now = rankdata([-float(np.mean(trainings.figures(label, "dice"))) for label in trainings.labels])
+    return {
+        label: {
+            "rank": float(now[n]),
+            "lowest": float(np.quantile(order[n], ALPHA / 2)),
+            "highest": float(np.quantile(order[n], 1 - ALPHA / 2)),
+            "first": float((order[n] == 1).mean()),
+        }
+        for n, label in enumerate(trainings.labels)
+    }
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (Holm 1979): the smallest p times their number, the next times one less, …"""
+    order = np.argsort(ps)
+    corrected, highest = [1.0] * len(ps), 0.0
+    for place, i in enumerate(order):
+        highest = max(highest, ps[i] * (len(ps) - place))
+        corrected[i] = min(1.0, highest)
+    return corrected
+
+
+def _by_stratum(values: Values, strata: NDArray[np.int64]) -> list[Values]:
+    """The defined values of each stratum that has one."""
+    known = np.isfinite(values)
+    return [values[(strata == name) & known] for name in np.unique(strata[known])]
+
+
+def _in_order(labels: set[str], order: Sequence[str]) -> list[str]:
+    known = [label for label in order if label in labels]
+    return known + sorted(labels - set(known))

@@ -1,0 +1,75 @@
+"""`preceptor compare`: schemes over seeds, each seed a simulation of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from study.plan import Study
+
+
+def compare_command(
+    context: typer.Context,
+    study: Annotated[Path, typer.Argument(help="The study.toml.")],
+    schemes: Annotated[
+        str,
+        typer.Option(help="Ids of `preceptor schemes` with commas between them, or `all`; the study's unless given."),
+    ] = "",
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="How many: 0, 1, 2, …")] = 3,
+    reference: Annotated[str, typer.Option(help="What the others are compared with.")] = "supervised",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; `runs/compare-NAME` unless given.", show_default=False)
+    ] = None,
+) -> None:
+    """Compare schemes over seeds: every seed has phantoms, splits and teachers of its own, and all students share them.
+
+    `preceptor compare studies/prostate.toml --schemes all --seeds 5` leaves comparison.md, .json and .svg in
+    runs/compare-prostate: figures with their spread, differences paired by patient with their 95 % intervals, and how
+    firm the ranking is.
+
+    Hours of work: Ctrl-C stops everything, the same command goes on from there, and more seeds or schemes add to it.
+    """
+    from rich.console import Console
+
+    from imaging.phantom import PROFILES
+    from server.commands import stoppable
+    from server.simulation import simulate
+    from study.plan import check_rooms, read_study
+
+    known = list(context.obj["schemes"])
+    base = read_study(study)
+    chosen = known if schemes == "all" else [name.strip() for name in schemes.split(",") if name.strip()]
+    chosen = list(dict.fromkeys([reference, *(chosen or [*base.distill.compare, base.distill.scheme])]))
+    plan = with_schemes(base, chosen)
+    check_rooms(plan, schemes=known, phantoms=PROFILES)
+    plan = with_contents(plan, chosen)
+    folder, console = (out or Path("runs") / f"compare-{plan.name}").resolve(), Console(soft_wrap=True)
+    runs = [folder / f"seed-{seed}" for seed in range(seeds)]
+    with stoppable(console):
+        for seed, run in enumerate(runs):
+            console.rule(f"seed {seed}, {seed + 1} of {seeds}")
+            simulate(plan.model_copy(update={"seed": seed}), run, console)
+    words = ["tables", *map(str, runs), "--reference", reference, "--out", str(folder)]
+    raise typer.Exit(subprocess.run([sys.executable, "-m", "preceptor", *words], check=False).returncode)
+
+
+def with_schemes(study: Study, schemes: list[str]) -> Study:
+    """The study with exactly these students."""
+    ships = study.distill.scheme if study.distill.scheme in schemes else schemes[-1]
+    rest = [name for name in schemes if name != ships]
+    return study.model_copy(update={"distill": study.distill.model_copy(update={"scheme": ships, "compare": rest})})
+
+
+def with_contents(study: Study, schemes: list[str]) -> Study:
+    """The study with everything asked of the sites that these schemes need, beside what it asks already."""
+    words = [sys.executable, "-m", "preceptor", "schemes", "--json"]  # by itself, as torch would stay in our memory
+    rows = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    needed = {content for row in rows if row["name"] in schemes for content in row["contents"]}
+    asked = [*study.answers.contents, *sorted(needed - set(study.answers.contents))]
+    return study.model_copy(update={"answers": study.answers.model_copy(update={"contents": asked})})

@@ -1,0 +1,85 @@
+"""Comparisons over seeds: what pairs, what is told apart, and what is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import false_discovery_control
+
+from distill.comparison import Difference, Trainings, differences, holm, ranks, resampled
+from study.wire import CaseMetrics
+
+SITES = ("a", "b", "c")
+
+
+def case(dice: float | None) -> CaseMetrics:
+    metrics = {"dice": dice, "iou": 0.5, "voe": 0.5, "hd95": 1.0, "assd": 1.0}
+    return CaseMetrics.model_validate({"metrics": {name: {"organ": value} for name, value in metrics.items()}})
+
+
+def made(gains: dict[str, float], *, runs: int = 3, patients: int = 5, noise: float = 0.02) -> Trainings:
+    """Trainings whose Dice is that of each patient's own difficulty, a gain, and noise of their own."""
+    draw = np.random.default_rng(0)
+    hard = draw.uniform(0.3, 0.7, (runs, len(SITES), patients))
+    cases = {
+        label: [
+            {
+                site: [
+                    case(float(np.clip(hard[r, s, p] + gain + noise * draw.normal(), 0, 1))) for p in range(patients)
+                ]
+                for s, site in enumerate(SITES)
+            }
+            for r in range(runs)
+        ]
+        for label, gain in gains.items()
+    }
+    return Trainings(tuple(Path(str(r)) for r in range(runs)), tuple(gains), cases)
+
+
+def test_a_small_gain_shows_when_patients_are_paired_and_none_is_made_up() -> None:
+    found = differences(made({"alone": 0.0, "same": 0.0, "better": 0.05, "worse": -0.05}), "alone")
+    assert [one.label for one in found] == ["same", "better", "worse"]
+    assert [one.verdict for one in found] == ["cannot be told apart", "better", "worse"]
+    better = found[1]
+    assert better.low < 0.05 < better.high
+    assert better.low < better.mean < better.high
+    assert better.p_holm >= better.p
+
+
+def test_two_that_are_the_same_do_not_differ() -> None:
+    trainings = made({"alone": 0.0})
+    twice = Trainings(trainings.runs, ("alone", "again"), {**trainings.cases, "again": trainings.cases["alone"]})
+    assert differences(twice, "alone") == [Difference("again", "alone", 0.0, 0.0, 0.0, 1.0, 1.0)]
+
+
+def test_every_site_counts_alike_however_many_patients_it_has() -> None:
+    uneven = {"a": [case(1.0)], "b": [case(0.0)] * 9}
+    trainings = Trainings((Path("0"),), ("x",), {"x": [uneven]})
+    assert trainings.figures("x", "dice").tolist() == [0.5]
+    assert resampled(trainings.patients("x"), trainings.strata(), seed=0, draws=7) == pytest.approx(0.5)
+
+
+def test_a_patient_without_a_defined_dice_counts_for_nothing() -> None:
+    trainings = made({"alone": 0.0, "better": 0.1})
+    for label in trainings.labels:
+        trainings.cases[label][0]["a"][0] = case(None)  # type: ignore[index]
+    [gain] = differences(trainings, "alone")
+    assert gain.verdict == "better"
+
+
+def test_ranks_are_as_firm_as_the_data() -> None:
+    firm = ranks(made({"low": 0.0, "high": 0.2}))
+    assert (firm["high"]["rank"], firm["high"]["first"]) == (1.0, 1.0)
+    assert firm["low"] == {"rank": 2.0, "lowest": 2.0, "highest": 2.0, "first": 0.0}
+    loose = ranks(made({"one": 0.0, "two": 0.0}, noise=0.2))
+    assert 0.02 < loose["one"]["first"] < 0.98
+
+
+def test_holm_worked_and_never_below_what_it_corrects() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.9, 0.9]) == [1.0, 1.0]
+    ps = np.random.default_rng(0).uniform(size=7)
+    assert all(after >= before for before, after in zip(false_discovery_control(ps), holm(list(ps)), strict=True))

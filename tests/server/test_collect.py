@@ -157,7 +157,7 @@ def test_a_store_that_was_damaged_meanwhile_costs_no_site(trained: Make) -> None
     bench = trained()
 
     def damage(*_: object) -> None:
-        note = bench.run.folder / "store" / "hospital-a" / "round-000" / "zarr.json"
+        note = bench.run.folder / "store" / "hospital-a" / "round-000" / "logits" / "zarr.json"
         while not note.exists():  # the shard before is on its way
             time.sleep(0.01)
         note.write_text("{")

@@ -12,6 +12,7 @@ from rich.markup import escape
 from client.commands import evaluate_command, site_app
 from distill import schemes
 from distill.commands import distill_command, report_command, schemes_command, tables_command
+from distill.predict_command import predict_command
 from imaging.commands import phantom_command
 from imaging.errors import InputError
 from models.commands import models_command
@@ -33,6 +34,8 @@ app = typer.Typer(
 **At a hospital:** `preceptor site check FOLDER`, then `preceptor site serve site.toml`.
 
 **In the centre:** `preceptor distill RUN --scheme amtkd`, then `preceptor report RUN`.
+
+**In the clinic:** `preceptor predict SCAN -o MASK --student RUN/distill/amtkd`.
 """,
 )
 app.command("simulate")(simulate_command)
@@ -43,6 +46,7 @@ app.add_typer(site_app, name="site")
 app.command("distill")(distill_command)
 app.command("evaluate")(evaluate_command)
 app.command("report")(report_command)
+app.command("predict")(predict_command)
 app.command("study")(study_command)
 app.command("models")(models_command)
 app.command("schemes")(schemes_command)

@@ -15,9 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from client.sheet import Picture, picture_of, write_sheet
 from imaging.cohort import COPY, Case, Inspection, Problem, inspect
 from imaging.errors import InputError
+from imaging.sheet import Picture, picture_of, write_sheet
 from imaging.volume import Volume
 
 Use = Literal["training", "answering only", "no"]

@@ -43,7 +43,7 @@ def serve_command(
         threads = 4
 
         [policy]                           # what may leave, whatever is asked
-        release = ["logits", "attention", "contrast"]
+        release = ["logits", "attention", "contrast"]   # others: see `preceptor schemes`
         max_slices = 4096
         max_message_mib = 1024
         evaluations = 64                   # students, in all; metrics of many could tell where an organ lies

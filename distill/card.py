@@ -38,6 +38,8 @@ class StudentCard(BaseModel):
     options: dict[str, str | int]
     classes: list[str]
     """Class names; the network has so many outputs."""
+    modality: str = ""
+    """DICOM's code of the scans it was made for."""
     preprocess: dict[str, Any]
     """How a scan is prepared for it: `[preprocess]` of the study."""
     parameters: int
@@ -63,7 +65,8 @@ def read_card(folder: Path) -> StudentCard | None:
     try:
         return StudentCard.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise InputError("is no card of a student", where=path, fix=f"remove {folder} to distil it again") from error
+        what = "is no card of a student, or of another release"
+        raise InputError(what, where=path, fix=f"remove {folder} to distil it again") from error
 
 
 def write_card(folder: Path, card: StudentCard) -> None:

@@ -217,6 +217,7 @@ def card_of(study: Study, job: Job, outcome: Outcome, *, label: str) -> StudentC
         model=study.student.model,
         options=study.student.options,
         classes=study.task.classes,
+        modality=study.task.modality,
         preprocess=study.preprocess.model_dump(mode="json"),
         parameters=sum(p.numel() for p in student.parameters()),
         steps=outcome.step,

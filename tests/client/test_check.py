@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from client.check import check
 from client.check_command import check_command
-from client.sheet import OUTLINES
 from imaging.cohort import COPY
 from imaging.errors import InputError
+from imaging.sheet import OUTLINES
 
 AFFINE = np.diag([0.5, 0.8, 3.0, 1.0])
 

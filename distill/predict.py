@@ -1,0 +1,120 @@
+"""A student at work: one scan in, a mask in the scan's own geometry out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+import models
+from distill.card import StudentCard, read_card
+from distill.job import WEIGHTS
+from imaging.cohort import Case, inspect
+from imaging.errors import InputError
+from imaging.mask_files import write_mask
+from imaging.nifti import head_of, is_nifti, read_nifti
+from imaging.preprocess import Preprocess, prepare, to_native
+from imaging.sheet import picture_of, write_sheet
+from imaging.volume import Volume, reorient
+from study.prediction import logits_of
+from study.training import weights_hash
+
+COARSEST = 2.0
+"""A scan whose pixels are more than so many times the student's spacing shows less than it was trained to see."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was found in one scan: `labels` (D, H, W) class numbers on its own voxels."""
+
+    case: Case
+    scan: Volume
+    labels: NDArray[np.uint8]
+    classes: list[str]
+    seconds: float
+    """From the scan in memory to the mask."""
+
+    @property
+    def volumes_ml(self) -> dict[str, float]:
+        """Millilitres of each foreground class."""
+        voxel = float(np.prod(self.scan.spacing_mm)) / 1000
+        return {name: float((self.labels == n).sum()) * voxel for n, name in enumerate(self.classes) if n}
+
+
+def predict(scan: Path, student: Path) -> Prediction:
+    """What the student in that folder finds in a scan: a NIfTI file, a DICOM file, or a folder with one DICOM series.
+
+    Raises: InputError where the folder holds no student, or the scan cannot be read, is not one, or is not of the kind
+    that the student was made for.
+    """
+    card = read_card(student)
+    if card is None:
+        fix = "name a folder such as RUN/distill/amtkd, with student.json and student.safetensors"
+        raise InputError("holds no finished student", where=student, fix=fix)
+    network, case = network_of(card, student), scan_of(scan)
+    image = case.read_image()
+    plan = Preprocess.model_validate(card.preprocess)
+    check(image, card, plan, scan)
+    started = time.monotonic()
+    prepared = prepare(image, None, plan)
+    labels = to_native(logits_of(network, prepared.images), prepared.grid)
+    return Prediction(case, image, labels, card.classes, time.monotonic() - started)
+
+
+def write(prediction: Prediction, out: Path, *, maker: str, preview: Path | None = None) -> None:
+    """The mask as `out` says (`imaging.mask_files`), and a picture of its fullest slice."""
+    write_mask(out, prediction.labels, prediction.case.image, classes=prediction.classes, maker=maker)
+    if preview is not None:
+        labels = Volume(prediction.labels, prediction.scan.affine)
+        found = ", ".join(f"{name} {ml:.1f} ml" for name, ml in prediction.volumes_ml.items())
+        write_sheet(preview, [picture_of(out.name, found, prediction.scan, labels)], title=maker)
+
+
+def network_of(card: StudentCard, folder: Path) -> torch.nn.Module:
+    """The student at rest; InputError unless its weights are whole and those of its card."""
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        fix = "copy the student's folder again, or distil it again"
+        raise InputError("the student's weights cannot be read", where=folder / WEIGHTS, fix=fix) from error
+    if weights_hash(weights) != card.weights_hash:
+        raise InputError("these are not the weights of its card", where=folder / WEIGHTS, fix="copy both files again")
+    options = {name: value for name, value in card.options.items() if name != "pretrained"}  # its weights are here
+    network = models.create(card.model, 1, len(card.classes), **options)
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def scan_of(path: Path) -> Case:
+    """The one scan that `path` is or holds; masks beside it are not looked at."""
+    if not path.exists():
+        raise InputError("there is no such file or folder", where=path, fix="name a NIfTI file or a DICOM folder")
+    if path.is_file() and is_nifti(head_of(path)):
+        scan, _ = read_nifti(path)
+        return Case(path.name.partition(".")[0], "", scan.grid.modality, scan)
+    found = inspect(path if path.is_dir() else path.parent)
+    cases = [case for case in found.cases if path.is_dir() or path in case.image.files]
+    if len(cases) == 1:
+        return cases[0]
+    if cases:
+        names = ", ".join(str(case.image.files[0].parent) for case in cases[:3])
+        raise InputError(f"holds {len(cases)} scans", where=path, fix=f"name one of them, such as {names}")
+    why = f": {found.problems[0].what}" if found.problems else ""
+    raise InputError(f"holds no scan that can be read{why}", where=path, fix="`preceptor site check` says more")
+
+
+def check(image: Volume, card: StudentCard, plan: Preprocess, scan: Path) -> None:
+    """InputError where the student was made for other scans."""
+    if card.modality and image.modality not in ("", card.modality):
+        what = f"the scan is {image.modality}, the student was made for {card.modality}"
+        raise InputError(what, where=scan, fix="name a scan of that kind, or another student")
+    pixel, wanted = max(reorient(image).spacing_mm[1:]), max(plan.spacing_mm or (float("inf"),))
+    if pixel > COARSEST * wanted:
+        what = f"the scan's pixels are {pixel:.2f} mm wide in the axial plane, the student's {wanted:.2f} mm"
+        raise InputError(what, where=scan, fix="name a scan of finer resolution, or another student")

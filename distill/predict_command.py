@@ -1,0 +1,48 @@
+"""`preceptor predict`: a student at work in the clinic."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predict_command(
+    scan: Annotated[Path, typer.Argument(help="A NIfTI file, a DICOM file, or a folder with one DICOM series.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The mask: .nii.gz, .nii, or .dcm for a DICOM SEG.")],
+    student: Annotated[Path, typer.Option(help="Folder of a student, such as RUN/distill/amtkd.")],
+    preview: Annotated[Path | None, typer.Option(help="PNG; the mask's name with .png unless given.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a sentence.")] = False,
+) -> None:
+    """Segment one scan with a student; the mask lies on the scan's own voxels, whatever their axes, tilt and order.
+
+    `preceptor predict scans/patient7.nii.gz -o patient7_mask.nii.gz --student runs/prostate/distill/amtkd`
+
+    `preceptor predict scans/series -o seg.dcm --student runs/prostate/distill/amtkd` writes a DICOM SEG that names
+    the series' images, for a viewer.
+
+    A picture is written beside it. Research software: nobody has reviewed the mask.
+    """
+    from distill.card import read_card
+    from distill.predict import predict, write
+    from imaging.errors import InputError
+    from study.training import use_threads
+
+    if not out.parent.is_dir():
+        raise InputError("there is no such folder", where=out.parent, fix="make it, or name another")
+    if not out.name.endswith((".nii.gz", ".nii", ".dcm")):
+        raise InputError("a mask is written as .nii.gz, .nii or .dcm (DICOM SEG)", where=out, fix="rename the output")
+    picture = preview or out.with_name(out.name.removesuffix(".gz").rpartition(".")[0] + ".png")
+    use_threads(threads)
+    found, card = predict(scan, student), read_card(student)
+    maker = f"{card.study}: {card.label}" if card else student.name
+    write(found, out, maker=maker, preview=picture)
+    if as_json:
+        note = {"mask": str(out), "preview": str(picture), "volumes_ml": found.volumes_ml, "seconds": found.seconds}
+        typer.echo(json.dumps(note, indent=1))
+        return
+    volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in found.volumes_ml.items())
+    typer.echo(f"{out}: {volumes} in {len(found.labels)} slices, {found.seconds:.1f} s; look at {picture}")

@@ -1,0 +1,103 @@
+"""A mask that a network made, as a file beside its scan: NIfTI on the scan's own grid, or a DICOM SEG of its series."""
+
+from __future__ import annotations
+
+import gzip
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import nibabel as nib
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.sr.codedict import codes
+
+from imaging.atomic import write_bytes
+from imaging.dicom import DicomSeries
+from imaging.dicom_header import quiet
+from imaging.errors import InputError
+from imaging.geometry import Source
+from imaging.nifti import Nifti
+
+Labels = NDArray[np.uint8]
+
+
+def write_mask(path: Path, labels: Labels, source: Source, *, classes: list[str], maker: str) -> None:
+    """Write a mask (D, H, W) of class numbers on the voxels of `source`; the file's name says in which format.
+
+    `classes` are the class names, background first; `maker` names the network in a DICOM SEG. The file is whole or
+    not there. Raises: InputError for another suffix, or a SEG of a scan that is no DICOM series.
+    """
+    if path.name.endswith((".nii.gz", ".nii")):
+        body = nifti(labels, source)
+        write_bytes(path, gzip.compress(body, mtime=0) if path.name.endswith(".gz") else body)
+    elif path.suffix == ".dcm":
+        write_bytes(path, segmentation(labels, source, classes=classes, maker=maker))
+    else:
+        raise InputError("a mask is written as .nii.gz, .nii or .dcm (DICOM SEG)", where=path, fix="rename the output")
+
+
+def nifti(labels: Labels, source: Source) -> bytes:
+    """The bytes of an uncompressed NIfTI; beside a NIfTI scan its shape, affine and codes are that file's own."""
+    array = labels.transpose(2, 1, 0)  # NIfTI counts columns first
+    if isinstance(source, Nifti):
+        scan = nib.Nifti1Image.from_filename(source.path)
+        header = scan.header.copy()
+        header.set_data_dtype(np.uint8)
+        header.set_slope_inter(1, 0)
+        header["cal_min"], header["cal_max"] = 0, 0
+        image = nib.Nifti1Image(array.reshape(scan.shape), None, header)
+    else:
+        image = nib.Nifti1Image(array, source.grid.affine[:, [2, 1, 0, 3]])
+        image.header.set_xyzt_units("mm")
+    body: bytes = image.to_bytes()
+    return body
+
+
+def segmentation(labels: Labels, source: Source, *, classes: list[str], maker: str) -> bytes:
+    """The bytes of a binary DICOM SEG with a segment a foreground class, which refers to every image of the series."""
+    if not isinstance(source, DicomSeries):
+        fix = "write a .nii.gz, or predict from the series of single files"
+        raise InputError("a DICOM SEG needs a DICOM series of single-frame files", where=source.files[0], fix=fix)
+    with quiet():
+        slices = [pydicom.dcmread(path, force=True) for path in source.files]
+        seg = hd.seg.Segmentation(
+            source_images=slices,
+            pixel_array=labels,
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=[_segment(n, name, maker) for n, name in enumerate(classes[1:], start=1)],
+            series_instance_uid=hd.UID(),
+            series_number=int(slices[0].get("SeriesNumber") or 0) + 1000,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer="Preceptor",
+            manufacturer_model_name=maker[:64],
+            software_versions=version("preceptor"),
+            device_serial_number="0",
+            series_description="Segmentation by a network, not reviewed",
+            omit_empty_frames=bool(labels.any()),
+        )
+        buffer = pydicom.filebase.DicomBytesIO()
+        seg.save_as(buffer, enforce_file_format=True)
+    return bytes(buffer.getvalue())
+
+
+def _segment(number: int, name: str, maker: str) -> hd.seg.SegmentDescription:
+    return hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=name,
+        segmented_property_category=codes.SCT.AnatomicalStructure,
+        segmented_property_type=_code(name),
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            maker[:64], codes.cid7162.ArtificialIntelligence, version("preceptor")
+        ),
+    )
+
+
+def _code(name: str) -> Any:
+    """SNOMED's code of a structure by its name, such as right-ventricle; that of any structure where it has none."""
+    keyword = "".join(part.capitalize() for part in name.replace("_", "-").split("-"))
+    return getattr(codes.SCT, keyword) if keyword in dir(codes.SCT) else codes.SCT.AnatomicalStructure

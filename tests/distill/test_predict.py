@@ -1,0 +1,148 @@
+"""A student at work: masks on the scan's own voxels, whatever its axes, and clear words for what it cannot take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import models
+from distill.card import StudentCard, write_card
+from distill.job import WEIGHTS
+from distill.predict import network_of, predict
+from imaging.errors import InputError
+from imaging.phantom import make
+from imaging.phantom_files import write_dicom
+from imaging.preprocess import Preprocess
+from imaging.volume import Volume, reorient
+from preceptor import main
+from study.plan import Distill
+from study.training import weights_hash
+
+MakeStudent = Callable[..., Path]
+
+
+@pytest.fixture
+def student(tmp_path: Path) -> MakeStudent:
+    """A folder with a student who calls bright places organ: untrained, but with an opinion on every scan."""
+
+    def made(**changes: object) -> Path:
+        torch.manual_seed(0)
+        network = models.create("espnet", 1, 2).eval()
+        weights = {name: one.detach().contiguous() for name, one in network.state_dict().items()}
+        card = StudentCard(
+            label="amtkd", scheme="amtkd", study="demo", seed=0, model="espnet", options={}, classes=["bg", "prostate"],
+            modality="MR", preprocess=Preprocess(size=(64, 64), spacing_mm=(1.75, 1.75)).model_dump(mode="json"),
+            parameters=9, steps=4, best_step=4, val_dice=None, history=[], seconds=1.0,
+            weights_hash=weights_hash(weights), teachers=[], settings=Distill(),
+        )  # fmt: skip
+        folder = tmp_path / "student"
+        folder.mkdir(exist_ok=True)
+        save_file(weights, folder / WEIGHTS)
+        write_card(folder, card.model_copy(update=changes))
+        return folder
+
+    return made
+
+
+def nifti(path: Path, scan: Volume) -> Path:
+    nib.save(nib.Nifti1Image(scan.array.transpose(2, 1, 0), scan.affine[:, [2, 1, 0, 3]]), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def scan() -> Volume:
+    return make("nci-isbi", seed=0, index=0).image
+
+
+@pytest.mark.parametrize("axes", ["IPL", "SAL", "SPR", "RSP", "PIR", "ALS"])
+def test_the_mask_is_the_same_in_the_patient_however_the_scan_is_stored(
+    axes: str, student: MakeStudent, scan: Volume, tmp_path: Path
+) -> None:
+    folder = student()
+    plain = predict(nifti(tmp_path / "plain.nii.gz", scan), folder)
+    turned = predict(nifti(tmp_path / "turned.nii.gz", reorient(scan, axes)), folder)
+    assert 0 < plain.labels.mean() < 1
+    back = reorient(Volume(turned.labels, turned.scan.affine))
+    np.testing.assert_array_equal(back.array, reorient(Volume(plain.labels, plain.scan.affine)).array)
+    assert turned.volumes_ml == pytest.approx(plain.volumes_ml, rel=1e-4)
+
+
+def test_the_command_writes_mask_and_picture(
+    student: MakeStudent, scan: Volume, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = nifti(tmp_path / "scan.nii.gz", scan), tmp_path / "found.nii.gz"
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", str(path), "--out", str(out), "--student", str(student()), "--json"])
+    assert not ended.value.code
+    told = json.loads(capsys.readouterr().out)
+    assert told["volumes_ml"]["prostate"] > 0
+    assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
+    found = nib.Nifti1Image.from_filename(out)
+    np.testing.assert_array_equal(found.affine, nib.Nifti1Image.from_filename(path).affine)
+    assert found.shape == nib.Nifti1Image.from_filename(path).shape
+
+
+def test_a_dicom_series_gets_a_seg(student: MakeStudent, tmp_path: Path) -> None:
+    case = make("promise12", seed=0, index=0)
+    write_dicom(tmp_path / "case", case.image, case.mask, organ="prostate", note=case.note, tags=case.tags)
+    words = ["predict", str(tmp_path / "case" / "scan"), "-o", str(tmp_path / "seg.dcm"), "--student", str(student())]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert not ended.value.code
+    assert (tmp_path / "seg.dcm").exists()
+    assert (tmp_path / "seg.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"modality": "CT", "preprocess": Preprocess(normalise="window").model_dump(mode="json")},
+            "scan is MR, the stu",
+        ),
+        (
+            {"preprocess": Preprocess(spacing_mm=(0.1, 0.1)).model_dump(mode="json")},
+            "pixels are .* mm wide in the axial",
+        ),
+        ({"weights_hash": "0"}, "these are not the weights of its card; copy both files again"),
+    ],
+)
+def test_a_scan_or_student_that_does_not_fit_is_told(
+    changes: dict[str, object], words: str, student: MakeStudent, tmp_path: Path
+) -> None:
+    case = make("promise12", seed=0, index=0)
+    write_dicom(tmp_path / "case", case.image, case.mask, organ="prostate", note=case.note, tags=case.tags)
+    with pytest.raises(InputError, match=words):
+        predict(tmp_path / "case", student(**changes))
+
+
+def test_bad_input_is_told(student: MakeStudent, scan: Volume, tmp_path: Path) -> None:
+    folder = student()
+    with pytest.raises(InputError, match="there is no such file or folder"):
+        predict(tmp_path / "none.nii.gz", folder)
+    (tmp_path / "two").mkdir()
+    for name in ("a", "b"):
+        nifti(tmp_path / "two" / f"{name}.nii.gz", scan)
+    with pytest.raises(InputError, match="holds 2 scans; name one of them"):
+        predict(tmp_path / "two", folder)
+    (tmp_path / "text.txt").write_text("no scan")
+    with pytest.raises(InputError, match="holds no scan that can be read"):
+        predict(tmp_path / "text.txt", folder)
+    with pytest.raises(InputError, match="holds no finished student"):
+        predict(tmp_path / "two" / "a.nii.gz", tmp_path)
+    (folder / WEIGHTS).write_bytes(b"cut")
+    with pytest.raises(InputError, match="weights cannot be read"):
+        predict(tmp_path / "two" / "a.nii.gz", folder)
+
+
+def test_the_network_is_the_one_that_was_shipped(student: MakeStudent) -> None:
+    folder = student()
+    card = StudentCard.model_validate_json((folder / "student.json").read_bytes())
+    assert weights_hash(network_of(card, folder).state_dict()) == card.weights_hash

@@ -22,6 +22,7 @@ Values = NDArray[np.float64]
 DRAWS = 10_000
 """Bootstrap draws."""
 ALPHA = 0.05
+NAMES = {"val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Trainings:
             raise InputError(
                 "no student was evaluated at every site", where=runs[0], fix="`preceptor simulate` does it"
             )
+        for replies in found:
+            for site, reply in replies[next(iter(shared))].items():
+                if not getattr(reply, split):
+                    what = f"no {NAMES[split]} patient was evaluated at {site}"
+                    raise InputError(what, where=runs[0], fix="compare the others' by `--split`")
         chosen = tuple(labels or _in_order(shared, read_study_of(runs[0]).distill.compare))
         cases = {
             label: [{site: getattr(replies[label][site], split) for site in sorted(sites)} for replies in found]

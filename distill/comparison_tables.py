@@ -21,7 +21,7 @@ def markdown(trainings: Trainings, reference: str) -> str:
     """Three tables: figures over runs, differences to `reference`, ranks."""
     found, standing = differences(trainings, reference), ranks(trainings)
     parts = [_head(trainings), _figures(trainings), _differences(found, reference), _ranks(standing)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
 
 
 def as_json(trainings: Trainings, reference: str) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def write(trainings: Trainings, reference: str, folder: Path) -> Path:
     rows = [(one.label, one.mean, one.low, one.high) for one in differences(trainings, reference)]
     picture = figures.intervals(rows, xlabel=f"Dice gained over {reference}", title="Paired by patient, 95 %")
     write_text(folder / "comparison.svg", picture.replace("currentColor", "#555"))
-    write_text(folder / "comparison.md", markdown(trainings, reference))
+    write_text(folder / "comparison.md", markdown(trainings, reference) + "\n")
     return folder / "comparison.md"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from scipy.stats import false_discovery_control
 
 from distill.comparison import Difference, Trainings, differences, holm, ranks, resampled
+from preceptor import main
 from study.wire import CaseMetrics
+from tests.distill.finished_run import finished_run
 
 SITES = ("a", "b", "c")
 
@@ -17,6 +20,11 @@ SITES = ("a", "b", "c")
 def case(dice: float | None) -> CaseMetrics:
     metrics = {"dice": dice, "iou": 0.5, "voe": 0.5, "hd95": 1.0, "assd": 1.0}
     return CaseMetrics.model_validate({"metrics": {name: {"organ": value} for name, value in metrics.items()}})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return finished_run(tmp_path / "run")
 
 
 def made(gains: dict[str, float], *, runs: int = 3, patients: int = 5, noise: float = 0.02) -> Trainings:
@@ -83,3 +91,38 @@ def test_holm_worked_and_never_below_what_it_corrects() -> None:
     assert holm([0.9, 0.9]) == [1.0, 1.0]
     ps = np.random.default_rng(0).uniform(size=7)
     assert all(after >= before for before, after in zip(false_discovery_control(ps), holm(list(ps)), strict=True))
+
+
+def test_tables_are_made_of_finished_runs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["tables", str(run), "--out", str(tmp_path / "out")])
+    assert not ended.value.code
+    page = capsys.readouterr().out
+    assert page == (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+    assert "phantoms (synthetic scans)" in page
+    assert "| amtkd | 0.700 |" in page
+    assert "| amtkd | +0.200 |" in page
+    assert "<svg" in (tmp_path / "out" / "comparison.svg").read_text(encoding="utf-8")
+    told = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
+    assert told["figures"]["amtkd"]["dice"] == pytest.approx([0.7])
+    assert told["ranks"]["amtkd"]["rank"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (
+            ["--label", "kd"],
+            "`kd` was not evaluated at every site of every run; evaluated everywhere: amtkd",
+        ),
+        (["--reference", "kd"], "`kd` was not evaluated at every site of every run; name one of"),
+        (["--split", "val"], "no validation patient"),
+    ],
+)
+def test_what_cannot_be_compared_is_told(
+    words: list[str], error: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["tables", str(run), *words])
+    assert ended.value.code == 1
+    assert error in capsys.readouterr().err

@@ -16,6 +16,7 @@ from distill.answered import open_answers
 from distill.schemes.base import Needs
 from distill.sources import LiveTeachers, StoredAnswers
 from imaging.errors import InputError
+from models.contents import CONTENTS
 from study.cohorts import lead_split
 from study.run import Run
 
@@ -32,8 +33,9 @@ def opened(run: MadeRun, needs: Needs = ALL) -> StoredAnswers:
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_stored_answers_are_those_of_the_teachers_run_live(classes: int, make_run: MakeRun) -> None:
-    run = make_run(classes)
-    stored, live = opened(run), LiveTeachers(run.teachers, run.slices, classes=classes)
+    run = make_run(classes, contents=CONTENTS)
+    stored = opened(run, Needs(contents=CONTENTS))
+    live = LiveTeachers(run.teachers, run.slices, classes=classes, contents=CONTENTS)
     ids = lead_split(run.study, run.slices)["train"][[2, 3, 5, 7, 13, 19]]
     said, says = stored.answers(ids), live.answers(ids)
     assert stored.sites == live.sites == ("north", "east", "south")

@@ -1,0 +1,46 @@
+"""What a comparison asks of a study before hours of work begin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imaging.errors import InputError
+from preceptor import main
+from server.compare_command import with_contents, with_schemes
+from study.plan import read_study
+
+ROOT = Path(__file__).resolve().parents[2]
+PROSTATE = ROOT / "studies" / "prostate.toml"
+
+
+def test_the_study_trains_exactly_the_students_that_are_compared() -> None:
+    study = read_study(PROSTATE)
+    kept = with_schemes(study, ["supervised", "amtkd", "kd"])
+    assert (kept.distill.scheme, kept.distill.compare) == ("amtkd", ["supervised", "kd"])
+    others = with_schemes(study, ["supervised", "kd"])
+    assert (others.distill.scheme, others.distill.compare) == ("kd", ["supervised"])
+    assert others.hash() == study.hash()
+
+
+def test_the_sites_are_asked_for_what_the_schemes_need_and_nothing_less() -> None:
+    study = read_study(PROSTATE)
+    assert with_contents(study, ["supervised", "kd"]).answers.contents == study.answers.contents
+    more = with_contents(study, ["cirkd", "skd"])
+    assert set(more.answers.contents) == {*study.answers.contents, "features", "affinity"}
+    assert more.hash() == study.hash()
+
+
+def test_an_unknown_scheme_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", str(PROSTATE), "--schemes", "kdd", "--out", str(tmp_path / "out")])
+    assert ended.value.code == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_scheme_is_named_with_the_nearest(tmp_path: Path) -> None:
+    from study.plan import check_rooms
+
+    with pytest.raises(InputError, match="no scheme is called `kdd`, did you mean `kd`"):
+        check_rooms(with_schemes(read_study(PROSTATE), ["kdd"]), schemes=["kd", "at"], phantoms={})

@@ -25,7 +25,7 @@ from imaging.errors import InputError
 from imaging.lock import Lock
 from models.contents import CONTENTS
 from study.run import events
-from study.training import weights_hash
+from study.training import Progress, weights_hash
 
 if TYPE_CHECKING:
     from tests.distill.conftest import MadeRun
@@ -118,6 +118,20 @@ def test_a_killed_job_goes_on_to_the_same_student(make_run: MakeRun, tmp_path: P
     assert [check.terms for check in card.history] == [check.terms for check in expected.history]
     log = events(run.folder / "distill" / "amtkd")
     assert [event["step"] for event in log if event["kind"] == "step"] == list(range(1, 8))
+
+
+@pytest.mark.parametrize("name", ["skd", "cirkd", "amtml-kd", "ca-mkd"])
+def test_what_a_scheme_learns_beside_the_student_survives_an_interruption(name: str, make_run: MakeRun) -> None:
+    run = make_run(3, contents=CONTENTS, ca_mkd={"hints": 1.0}, amtml_kd={"hints": 1.0})
+    expected = run_job(run.study, run.folder, name, label="whole")
+
+    def interrupt(done: Progress) -> None:
+        if done.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_job(run.study, run.folder, name, progress=interrupt)
+    assert run_job(run.study, run.folder, name).weights_hash == expected.weights_hash
 
 
 @pytest.mark.slow

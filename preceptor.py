@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from client.commands import evaluate_command, site_app
 from distill import schemes
-from distill.commands import distill_command, report_command, schemes_command, tables_command
+from distill.commands import check_contents, distill_command, report_command, schemes_command, tables_command
 from distill.predict_command import predict_command
 from imaging.commands import phantom_command
 from imaging.errors import InputError
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command; an InputError is one clear line on standard error and exit code 1."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations otherwise asks its server at import
     try:
-        app(arguments, obj={"schemes": schemes.names()})  # for rooms that may not import distill
+        app(arguments, obj={"schemes": schemes.names(), "check": check_contents})  # for rooms without distill
     except InputError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)

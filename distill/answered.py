@@ -33,13 +33,15 @@ def open_answers(
     store = open_store(study, run_folder, slices)
     sites = answering(study, Run(run_folder), store, len(shards(study, slices)), needs.contents)
     if needs.teachers == "one":
-        sites = [single_teacher(study, store, sites)]
+        giving = [site for site in sites if not set(needs.contents) & set(store.withheld(site))]
+        sites = [single_teacher(study, store, giving or sites)]
     for content in needs.contents:
         withholding = [site for site in sites if content in store.withheld(site)]
         if len(withholding) == len(sites):
             what = f"no site released {content}, which the scheme needs"
             learn = "learn without it (such as `--set amtkd.alpha=0 --label NAME`)"
-            fix = f"{learn}, or ask the sites to allow it, remove {store.folder} and {COLLECT}"
+            gone = ", ".join(str(store.folder / site / store.round_name / content) for site in withholding)
+            fix = f"{learn}, or ask a site to allow it, remove {gone} and {COLLECT}"
             raise InputError(what, where=store.folder, fix=fix)
     caches = run_folder / "distill" / "answers-cache"
     return StoredAnswers({site: unpacked(store, site, needs.contents, caches / site, ids) for site in sites})

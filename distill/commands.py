@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from distill.card import StudentCard
-    from study.plan import Study
+    from study.plan import Distill, Study
     from study.training import Progress
 
 
@@ -54,7 +54,7 @@ def distill_command(
 
     `preceptor distill runs/prostate --scheme supervised` trains the same student without any teacher, to compare.
 
-    `preceptor distill runs/prostate --set amtkd.law=as-printed --label as-printed` changes one key of `[distill]`.
+    `preceptor distill runs/prostate --set weights.law=as-printed --label as-printed` changes one key of `[distill]`.
     """
     from rich.console import Console
 
@@ -132,16 +132,25 @@ def card_table(card: StudentCard) -> Table:
     return table
 
 
-def schemes_command(as_json: AsJson = False) -> None:
+def schemes_command(
+    study: Annotated[
+        Path | None, typer.Option(help="Under the `[distill]` of this study.toml; the papers' values unless given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """List the training schemes, and what each asks of the sites.
 
     `preceptor schemes`
+
+    `preceptor schemes --study studies/cardiac.toml`
 
     `preceptor schemes --json`
 
     docs/schemes/ has a page on each: its equations, what it needs, what it costs, and when it fails.
     """
-    rows = scheme_rows()
+    from study.plan import Distill, read_study
+
+    rows = scheme_rows(read_study(study).distill if study else Distill())
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -155,21 +164,32 @@ def schemes_command(as_json: AsJson = False) -> None:
     Console().print(table)
 
 
-def scheme_rows() -> list[dict[str, Any]]:
-    """One row a scheme, as `--json` prints it, under the paper's settings."""
+def scheme_rows(plan: Distill) -> list[dict[str, Any]]:
+    """One row a scheme, as `--json` prints it, under these settings."""
     from torch import nn
 
     from distill import schemes
-    from study.plan import Distill
 
     rows = []
     for name in schemes.names():
-        scheme = schemes.create(name, nn.Identity(), Distill(), 2)
+        scheme = schemes.create(name, nn.Identity(), plan, 2)
         summary = (scheme.__doc__ or "").partition("\n")[0]
         needs = scheme.needs
         row = {"name": name, "summary": summary, "teachers": needs.teachers, "contents": list(needs.contents)}
         rows.append({**row, "unlabelled": needs.unlabelled})
     return rows
+
+
+def check_contents(study: Study) -> None:
+    """InputError where a scheme of the study needs what the sites are not asked for."""
+    from imaging.errors import InputError
+
+    rows = {row["name"]: row["contents"] for row in scheme_rows(study.distill)}
+    for scheme in (study.distill.scheme, *study.distill.compare):
+        if lacking := [content for content in rows[scheme] if content not in study.answers.contents]:
+            what = f"scheme `{scheme}` needs {' and '.join(lacking)}, which the sites are not asked for"
+            more = json.dumps([*study.answers.contents, *lacking])
+            raise InputError(what, where=f"study `{study.name}`", fix=f"set `contents = {more}` in its `[answers]`")
 
 
 def report_command(run: RunFolder) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata, wilcoxon
+from scipy.stats import rankdata, t, wilcoxon
 
 from distill.report import evaluations
 from distill.report_tables import mean_over_sites
@@ -40,6 +40,7 @@ class Trainings:
 
         Raises: InputError where one of them was not evaluated everywhere, or none was.
         """
+        _check_runs(runs)
         found = [evaluations(run) for run in runs]
         sites = {site.name for run in runs for site in read_study_of(run).sites}
         whole = [{label for label, by_site in replies.items() if set(by_site) == sites} for replies in found]
@@ -98,15 +99,16 @@ class Difference:
     """Over runs and sites, each counting alike."""
     low: float
     high: float
-    """The 95 % interval of that mean: patients drawn anew within each site and run."""
+    """The 95 % interval of that mean: Student's t over runs, since the patients of a run share one pair of students; of
+    a single run the bootstrap over its patients, which is about those two students and not about their trainings."""
     p: float
-    """Wilcoxon's signed ranks over patients, two-sided; 1 where no patient differs."""
+    """Wilcoxon's signed ranks over patients for these students, twice that of the mean's side; 1 where none differs."""
     p_holm: float
     """The same after Holm's correction for all differences of the table."""
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, or that the data cannot tell them apart."""
+        """`better`, `worse`, or that the data cannot tell them apart: interval and test must both say so."""
         if self.p_holm >= ALPHA or self.low <= 0 <= self.high:
             return "cannot be told apart"
         return "better" if self.mean > 0 else "worse"
@@ -115,15 +117,27 @@ class Difference:
 def differences(trainings: Trainings, reference: str, *, seed: int = 0) -> list[Difference]:
     """Every training against `reference`."""
     base, strata, found = trainings.patients(reference), trainings.strata(), []
+    runs = trainings.figures(reference, "dice")
     for label in trainings.labels:
         if label != reference:
-            gain = trainings.patients(label) - base
-            mean = float(np.mean([own.mean() for own in _by_stratum(gain, strata)]))
-            low, high = np.quantile(resampled(gain, strata, seed=seed), [ALPHA / 2, 1 - ALPHA / 2])
+            gain, by_run = trainings.patients(label) - base, trainings.figures(label, "dice") - runs
+            low, high = _over_runs(by_run) if len(by_run) > 1 else _over_patients(gain, strata, seed)
             known = gain[np.isfinite(gain)]
-            p = float(wilcoxon(known).pvalue) if np.any(known) else 1.0
-            found.append(Difference(label, reference, mean, float(low), float(high), p, p))
+            side: Literal["greater", "less"] = "greater" if by_run.mean() > 0 else "less"
+            p = min(1.0, 2 * float(wilcoxon(known, alternative=side).pvalue)) if np.any(known) else 1.0
+            found.append(Difference(label, reference, float(by_run.mean()), low, high, p, p))
     return [replace(one, p_holm=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
+
+
+def _over_runs(gains: Values) -> tuple[float, float]:
+    """The 95 % interval of a mean over runs, by Student's t."""
+    half = float(t.ppf(1 - ALPHA / 2, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains)))
+    return float(gains.mean()) - half, float(gains.mean()) + half
+
+
+def _over_patients(gain: Values, strata: NDArray[np.int64], seed: int) -> tuple[float, float]:
+    low, high = np.quantile(resampled(gain, strata, seed=seed), [ALPHA / 2, 1 - ALPHA / 2])
+    return float(low), float(high)
 
 
 def resampled(values: Values, strata: NDArray[np.int64], *, seed: int, draws: int = DRAWS) -> Values:
@@ -151,7 +165,7 @@ def ranks(trainings: Trainings, *, seed: int = 0, draws: int = 2000) -> dict[str
             "rank": float(now[n]),
             "lowest": float(np.quantile(order[n], ALPHA / 2)),
             "highest": float(np.quantile(order[n], 1 - ALPHA / 2)),
-            "first": float((order[n] == 1).mean()),
+            "first": float(((order[n] == order.min(axis=0)) / (order == order.min(axis=0)).sum(axis=0)).mean()),
         }
         for n, label in enumerate(trainings.labels)
     }
@@ -165,6 +179,16 @@ def holm(ps: Sequence[float]) -> list[float]:
         highest = max(highest, ps[i] * (len(ps) - place))
         corrected[i] = min(1.0, highest)
     return corrected
+
+
+def _check_runs(runs: Sequence[Path]) -> None:
+    """InputError unless these are runs of one study that differ by their seeds."""
+    studies = [read_study_of(run) for run in runs]
+    for run, study in zip(runs[1:], studies[1:], strict=True):
+        if study.model_copy(update={"seed": 0}).hash() != studies[0].model_copy(update={"seed": 0}).hash():
+            raise InputError(f"is a run of another study than {runs[0]}", where=run, fix="compare runs of one study")
+    if len({study.seed for study in studies}) < len(studies):
+        raise InputError("two runs have one seed", where=runs[0], fix="name each run once; a seed is one draw of all")
 
 
 def _by_stratum(values: Values, strata: NDArray[np.int64]) -> list[Values]:

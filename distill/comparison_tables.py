@@ -52,7 +52,8 @@ def _head(trainings: Trainings) -> str:
     patients = len(trainings.strata())
     return (
         f"**{study.name}**{', phantoms (synthetic scans)' if made_up else ''}: {len(trainings.runs)} runs, "
-        f"{patients} patients of {len(study.sites)} sites in all, student {study.student.model}."
+        f"{patients} evaluations at {len(study.sites)} sites in all (a real patient can come in several runs), "
+        f"student {study.student.model}."
     )
 
 
@@ -71,7 +72,13 @@ def _differences(found: Sequence[Difference], reference: str) -> str:
         lines.append(
             f"| {one.label} | {one.mean:+.3f} | {one.low:+.3f} to {one.high:+.3f} | {_p(one.p_holm)} | {one.verdict} |"
         )
-    return "\n".join(lines) + "\n\nPaired by patient; the interval is of patients, Wilcoxon's signed ranks over them."
+    return "\n".join(lines) + "\n\n" + EXPLAINED
+
+
+EXPLAINED = (
+    "Paired by patient. The interval is of the mean over runs (Student's t; of a single run over patients, and then "
+    "about these two students alone); p is Wilcoxon's over patients. `better` and `worse` need both."
+)
 
 
 def _ranks(standing: dict[str, dict[str, float]]) -> str:
@@ -82,7 +89,7 @@ def _ranks(standing: dict[str, dict[str, float]]) -> str:
 
 
 def _spread(values: Any, digits: int) -> str:
-    spread = f" ± {np.nanstd(values):.{digits}f}" if len(values) > 1 else ""
+    spread = f" ± {np.nanstd(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
     return f"{np.nanmean(values):.{digits}f}{spread}"
 
 

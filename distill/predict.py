@@ -43,7 +43,7 @@ class Prediction:
     @property
     def volumes_ml(self) -> dict[str, float]:
         """Millilitres of each foreground class."""
-        voxel = float(np.prod(self.scan.spacing_mm)) / 1000
+        voxel = abs(float(np.linalg.det(self.scan.affine[:3, :3]))) / 1000  # also where the gantry was tilted
         return {name: float((self.labels == n).sum()) * voxel for n, name in enumerate(self.classes) if n}
 
 
@@ -69,6 +69,9 @@ def predict(scan: Path, student: Path) -> Prediction:
 
 def write(prediction: Prediction, out: Path, *, maker: str, preview: Path | None = None) -> None:
     """The mask as `out` says (`imaging.mask_files`), and a picture of its fullest slice."""
+    for path in (out, preview):
+        if path is not None and path.resolve() in {file.resolve() for file in prediction.case.image.files}:
+            raise InputError("is a file of the scan itself", where=path, fix="name another file for the output")
     write_mask(out, prediction.labels, prediction.case.image, classes=prediction.classes, maker=maker)
     if preview is not None:
         labels = Volume(prediction.labels, prediction.scan.affine)

@@ -19,7 +19,7 @@ from imaging.dicom import DicomSeries
 from imaging.dicom_header import quiet
 from imaging.errors import InputError
 from imaging.geometry import Source
-from imaging.nifti import Nifti
+from imaging.nifti import Nifti, opened
 
 Labels = NDArray[np.uint8]
 
@@ -40,48 +40,87 @@ def write_mask(path: Path, labels: Labels, source: Source, *, classes: list[str]
 
 
 def nifti(labels: Labels, source: Source) -> bytes:
-    """The bytes of an uncompressed NIfTI; beside a NIfTI scan its shape, affine and codes are that file's own."""
+    """The bytes of an uncompressed NIfTI; beside a NIfTI scan its shape and both its affines with their codes are that
+    file's own, and nothing else of its header: descriptions and extensions can name a patient.
+    """
     array = labels.transpose(2, 1, 0)  # NIfTI counts columns first
-    if isinstance(source, Nifti):
-        scan = nib.Nifti1Image.from_filename(source.path)
-        header = scan.header.copy()
-        header.set_data_dtype(np.uint8)
-        header.set_slope_inter(1, 0)
-        header["cal_min"], header["cal_max"] = 0, 0
-        image = nib.Nifti1Image(array.reshape(scan.shape), None, header)
-    else:
+    if not isinstance(source, Nifti):
         image = nib.Nifti1Image(array, source.grid.affine[:, [2, 1, 0, 3]])
         image.header.set_xyzt_units("mm")
-    body: bytes = image.to_bytes()
-    return body
+        return bytes(image.to_bytes())
+    with opened(source.path) as scan:
+        header = type(scan.header)()
+        header.set_data_dtype(np.uint8)
+        header.set_data_shape(scan.shape)
+        header.set_zooms(scan.header.get_zooms())
+        header.set_xyzt_units(*scan.header.get_xyzt_units())
+        for field in ("qform_code", "sform_code", *PLACE):
+            header[field] = scan.header[field]
+        header["pixdim"][0] = scan.header["pixdim"][0]  # the sign of the third axis
+        image = type(scan)(array.reshape(scan.shape), None, header)
+    return bytes(image.to_bytes())
+
+
+PLACE = (
+    "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
+)  # fmt: skip
+"""Where a scan lies, in a NIfTI header."""
 
 
 def segmentation(labels: Labels, source: Source, *, classes: list[str], maker: str) -> bytes:
-    """The bytes of a binary DICOM SEG with a segment a foreground class, which refers to every image of the series."""
+    """The bytes of a binary DICOM SEG with a segment a foreground class, which refers to every image of the series.
+
+    What de-identification took away stays away: empty where DICOM allows it. Raises: InputError where it does not.
+    """
     if not isinstance(source, DicomSeries):
         fix = "write a .nii.gz, or predict from the series of single files"
         raise InputError("a DICOM SEG needs a DICOM series of single-frame files", where=source.files[0], fix=fix)
-    with quiet():
-        slices = [pydicom.dcmread(path, force=True) for path in source.files]
-        seg = hd.seg.Segmentation(
-            source_images=slices,
-            pixel_array=labels,
-            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[_segment(n, name, maker) for n, name in enumerate(classes[1:], start=1)],
-            series_instance_uid=hd.UID(),
-            series_number=int(slices[0].get("SeriesNumber") or 0) + 1000,
-            sop_instance_uid=hd.UID(),
-            instance_number=1,
-            manufacturer="Preceptor",
-            manufacturer_model_name=maker[:64],
-            software_versions=version("preceptor"),
-            device_serial_number="0",
-            series_description="Segmentation by a network, not reviewed",
-            omit_empty_frames=bool(labels.any()),
-        )
-        buffer = pydicom.filebase.DicomBytesIO()
-        seg.save_as(buffer, enforce_file_format=True)
+    try:
+        with quiet():
+            return _segmentation(labels, source, classes, maker)
+    except (AttributeError, ValueError, TypeError) as error:  # highdicom's, for attributes that are missing or odd
+        what = f"no DICOM SEG can refer to this series ({error})"
+        raise InputError(what, where=source.files[0].parent, fix="write a .nii.gz") from error
+
+
+def _segmentation(labels: Labels, source: DicomSeries, classes: list[str], maker: str) -> bytes:
+    slices = [_completed(pydicom.dcmread(path, force=True), source) for path in source.files]
+    seg = hd.seg.Segmentation(
+        source_images=slices,
+        pixel_array=labels,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[_segment(n, name, maker) for n, name in enumerate(classes[1:], start=1)],
+        series_instance_uid=hd.UID(),
+        series_number=int(slices[0].get("SeriesNumber") or 0) + 1000,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="Preceptor",
+        manufacturer_model_name=maker[:64],
+        software_versions=version("preceptor"),
+        device_serial_number="0",
+        series_description="Segmentation by a network, not reviewed",
+        omit_empty_frames=bool(labels.any()),
+    )
+    buffer = pydicom.filebase.DicomBytesIO()
+    seg.save_as(buffer, enforce_file_format=True)
     return bytes(buffer.getvalue())
+
+
+MAY_BE_EMPTY = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+    "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
+"""Attributes that every object must have and may leave empty (DICOM's type 2)."""
+
+
+def _completed(dataset: pydicom.Dataset, source: DicomSeries) -> pydicom.Dataset:
+    """A slice's header with what a SEG copies from it, in memory only."""
+    for keyword in MAY_BE_EMPTY:
+        if keyword not in dataset:
+            setattr(dataset, keyword, "")
+    if "SliceThickness" not in dataset:
+        dataset.SliceThickness = round(source.grid.spacing_mm[0], 6)
+    return dataset
 
 
 def _segment(number: int, name: str, maker: str) -> hd.seg.SegmentDescription:

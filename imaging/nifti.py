@@ -45,7 +45,7 @@ class Nifti:
 
     def read(self) -> Volume:
         """Scan: float32; mask: uint8."""
-        with _opened(self.path, whole=True) as image:
+        with opened(self.path, whole=True) as image:
             values = np.asarray(image.dataobj)
         if self.is_mask and values.max() > MAX_LABEL:
             raise InputError(
@@ -81,7 +81,7 @@ def read_nifti(path: Path, *, most_labels: int = MOST_LABELS) -> tuple[Nifti, tu
 
     Raises: InputError when it is damaged, not three-dimensional, in colour, or without a usable affine.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         shape = tuple(image.shape) + (1,) * (3 - image.ndim)
         while len(shape) > 3 and shape[-1] == 1:
             shape = shape[:-1]
@@ -131,7 +131,7 @@ def _sizeless(path: Path) -> InputError:
 
 
 @contextmanager
-def _opened(path: Path, *, whole: bool = False) -> Iterator[Any]:
+def opened(path: Path, *, whole: bool = False) -> Iterator[Any]:
     """The file as nibabel sees it, whatever its name, values still on disk; damage shows as InputError.
 
     `whole` reads to the end, where gzip's checksum stands.

@@ -78,8 +78,9 @@ def affinity(features: Tensor, *, nodes: int = NODES) -> Tensor:
     Departs: its code pools with half the map as kernel and rounds up, which gives 4 nodes on even grids and 9 on odd
     ones; ours are as many on every grid, so that teacher and student need not have the same.
     """
-    units = F.normalize(F.adaptive_max_pool2d(_precise(features), nodes).flatten(2), dim=1)
-    return units.transpose(1, 2) @ units
+    with torch.autocast(features.device.type, enabled=False):
+        units = F.normalize(F.adaptive_max_pool2d(_precise(features), nodes).flatten(2), dim=1)
+        return units.transpose(1, 2) @ units
 
 
 def prototype_maps(features: Tensor, mask: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -91,7 +92,8 @@ def prototype_maps(features: Tensor, mask: Tensor, classes: int) -> tuple[Tensor
     features = _precise(features)
     regions, area, outlined = region_means(features, mask, classes)
     there = (area > 0) & (torch.linalg.vector_norm(regions, dim=2) > SMALLEST_NORM) & outlined[:, None]
-    cosines = torch.einsum("nkc,nchw->nkhw", F.normalize(regions, dim=2), F.normalize(features, dim=1))
+    with torch.autocast(features.device.type, enabled=False):
+        cosines = torch.einsum("nkc,nchw->nkhw", F.normalize(regions, dim=2), F.normalize(features, dim=1))
     return cosines.where(there[..., None, None], 0.0), there
 
 

@@ -48,7 +48,7 @@ def compare_command(
     chosen = list(dict.fromkeys([reference, *(chosen or [*base.distill.compare, base.distill.scheme])]))
     plan = with_schemes(base, chosen)
     check_rooms(plan, schemes=known, phantoms=PROFILES)
-    plan = with_contents(plan, chosen)
+    plan = with_contents(plan, chosen, study)
     folder, console = (out or Path("runs") / f"compare-{plan.name}").resolve(), Console(soft_wrap=True)
     runs = [folder / f"seed-{seed}" for seed in range(seeds)]
     with stoppable(console):
@@ -66,9 +66,17 @@ def with_schemes(study: Study, schemes: list[str]) -> Study:
     return study.model_copy(update={"distill": study.distill.model_copy(update={"scheme": ships, "compare": rest})})
 
 
-def with_contents(study: Study, schemes: list[str]) -> Study:
+def with_contents(study: Study, schemes: list[str], file: Path) -> Study:
     """The study with everything asked of the sites that these schemes need, beside what it asks already."""
-    words = [sys.executable, "-m", "preceptor", "schemes", "--json"]  # by itself, as torch would stay in our memory
+    words = [
+        sys.executable,
+        "-m",
+        "preceptor",
+        "schemes",
+        "--study",
+        str(file),
+        "--json",
+    ]  # by itself, as torch would stay in our memory
     rows = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
     needed = {content for row in rows if row["name"] in schemes for content in row["contents"]}
     asked = [*study.answers.contents, *sorted(needed - set(study.answers.contents))]

@@ -108,9 +108,8 @@ def write_site(study: Study, run_folder: Path, site: str, socket: Path) -> None:
     if isinstance(source, FolderSource) and source.patients is not None:
         content["patients"] = list(source.patients)
     policy = dict(former.get("policy", {"downloads": True} if study.teacher_of(site).options.get("pretrained") else {}))
-    released = policy.get("release", DEFAULT)
-    if set(released) >= set(DEFAULT) and (more := set(study.answers.contents) - set(released)):  # nobody narrowed it
-        policy["release"] = [name for name in CONTENTS if name in more.union(released)]
+    if "release" not in policy and (more := set(study.answers.contents) - set(DEFAULT)):  # a list stays what it is
+        policy["release"] = [name for name in CONTENTS if name in more.union(DEFAULT)]
     if policy:
         content["policy"] = policy
     write_text(folder / "site.toml", tomli_w.dumps(content))

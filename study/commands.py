@@ -35,6 +35,7 @@ def study_command(
         check_rooms(study, schemes=context.obj["schemes"], phantoms=PROFILES)
         with Console(stderr=True).status("building its networks"):
             check_networks(study)
+            context.obj["check"](study)
         if as_json:
             console.print_json(study.model_dump_json())
         else:

@@ -70,6 +70,8 @@ class Study(Plan):
             raise ValueError(f"two sites share a name: {', '.join(names)}")
         if self.distill.mono_teacher is not None:
             known("site", self.distill.mono_teacher, names)
+        for site in self.distill.weights.fixed:
+            known("site", site, names)
         if self.federation.min_sites > len(names):
             raise ValueError(
                 f"`federation.min_sites` is {self.federation.min_sites} but the study has {len(names)} sites"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,14 +23,19 @@ def prototype_distance(student: Tensor, teacher: Tensor, present: Tensor) -> Ten
     return each.sum(1) / present.sum(1).clamp_min(1)
 
 
-def cross_image_distance(student: Tensor, teacher: Tensor, *, temperature: float = 0.1) -> Tensor:
+def cross_image_distance(
+    student: Tensor, teacher: Tensor, answered: Tensor | None = None, *, temperature: float = 0.1
+) -> Tensor:
     """How differently each image's pixels are related to those of every image of the batch, (N,).
 
     S_ij = F_i F_j^T of unit features, for all images i and j; of each row the KL of the student's softmax to the
-    teacher's, at `temperature`; mean over rows and j. Shapes: student (N, c, h, w), teacher (N, c', h, w).
+    teacher's, at `temperature`; mean over rows and j, of the images j that the teacher `answered` (N,) bool. Shapes:
+    student (N, c, h, w), teacher (N, c', h, w).
     Source: CIRKD (Yang et al. 2022), mini-batch pixels; its (1/N²) sum over i and j is the mean of what is returned.
     """
-    return relation_kl(_relations(student), _relations(teacher), temperature=temperature).mean((1, 2))
+    each = relation_kl(_relations(student), _relations(teacher), temperature=temperature).mean(2)  # (N, N)
+    partners = torch.ones(len(each), dtype=torch.bool, device=each.device) if answered is None else answered
+    return each.where(partners, 0.0).sum(1) / partners.sum().clamp_min(1)
 
 
 def _relations(features: Tensor) -> Tensor:

@@ -56,7 +56,8 @@ class AmtmlKd(Taught):
     def weigh(self, batch: Batch, features: dict[str, Tensor]) -> Tensor:
         answered = teachers_of(batch).answered
         scores = learned_scores(features["encoder"].float().amax((2, 3)), self.theta, self.voice)
-        return shares((scores - scores.amax(1, keepdim=True)).exp(), answered)
+        scores = scores.where(answered, torch.finfo(scores.dtype).min)
+        return shares(scores.softmax(1), answered)
 
     def terms(self, lesson: Lesson) -> dict[str, Tensor]:
         plan, heard = self.plan.amtml_kd, lesson.heard
@@ -70,7 +71,7 @@ class AmtmlKd(Taught):
         terms["decay"] = plan.decay * (self.theta.square().sum() + self.voice.square().sum())
         if plan.hints:
             distances = self.hints.distances(lesson.features["decoder"], lesson.teachers)
-            terms["hints"] = plan.hints * lesson.mean(distances.sum(1))
+            terms["hints"] = plan.hints * lesson.mean((distances * lesson.teachers.answered).sum(1))
         return terms
 
     def segmentation(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:

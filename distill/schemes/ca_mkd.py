@@ -40,7 +40,7 @@ class CaMkd(Taught):
         terms = {"kl": self.plan.ca_mkd.kd * lesson.mean(kl)}
         if self.plan.ca_mkd.hints:
             distances = self.hints.distances(lesson.features["decoder"], lesson.teachers)
-            terms["hints"] = self.plan.ca_mkd.hints * lesson.mean((lesson.weights * distances).sum(1))
+            terms["hints"] = self.plan.ca_mkd.hints * lesson.over(Hints.NAME, distances.unbind(1))
         return terms
 
     def segmentation(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -66,7 +66,7 @@ class Cirkd(Taught):
         theirs = told[NAME].float()
         sides = (min(plan.grid, features.shape[2], theirs.shape[2]), min(plan.grid, features.shape[3], theirs.shape[3]))
         ours, theirs = F.adaptive_avg_pool2d(features, sides), F.adaptive_avg_pool2d(theirs, sides)
-        within = cross_image_distance(ours, theirs, temperature=plan.temperature)
+        within = cross_image_distance(ours, theirs, lesson.teachers.answered[:, j], temperature=plan.temperature)
         translated = self.heads[j](ours)
         remembered = [
             _to_memory(translated, theirs, _memory(one, j), plan.temperature) for one in (self.pixels, self.regions)

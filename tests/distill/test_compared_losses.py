@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
+from distill import schemes
 from distill.losses.attention import attention_square, importance_distance
 from distill.losses.contrast import region_affinity
 from distill.losses.cross_entropy import cross_entropy, focal, soft_cross_entropy
 from distill.losses.relation import rkd_angle, rkd_distance
 from distill.losses.structure import cross_image_distance, pairwise_distance, prototype_distance
 from distill.schemes.amtml import learned_scores
+from distill.schemes.base import Batch
 from distill.schemes.memory import Memory
 from distill.schemes.skd import critic, critic_loss
 from models.knowledge import affinity, attention_map, prototype_maps, region_contrast
+from study.plan import Distill
 
 near = partial(assert_close, atol=1e-6, rtol=0.0)
 
@@ -88,6 +92,28 @@ def test_cross_image_worked(temperature: float, expected: float) -> None:
     student = array([[1, 0], [0, 1]], [[3, 4], [1, 0]]).transpose(1, 2)[..., None]
     teacher = array([[1, 0, 0], [0, 1, 0]], [[0, 0, 2], [1, 0, 0]]).transpose(1, 2)[..., None]
     near(cross_image_distance(student, teacher, temperature=temperature).mean(), array(expected)[0])
+
+
+def test_an_image_that_a_teacher_did_not_answer_is_nobodys_partner() -> None:
+    features, answered = torch.randn(5, 3, 2, 7), torch.tensor([True, False, True, True, False])
+    theirs = features.where(answered[:, None, None, None], 0.0)
+    near(cross_image_distance(features, theirs, answered)[answered], torch.zeros(3))
+
+
+def test_an_absent_teacher_does_not_drown_the_others_learned_weights(
+    student: Callable[[int], nn.Module], batch: Callable[..., Batch]
+) -> None:
+    learner, data = schemes.create("amtml-kd", student(3), Distill(), 3), batch(3)
+    learner.adapt(data)
+    teachers = data.teachers
+    assert teachers is not None
+    teachers.answered[:, 0] = False
+    with torch.no_grad():
+        learner.get_parameter("voice").fill_(1.0)
+        learner.get_parameter("theta")[0] = 1e4
+    weights = learner.weights(data)
+    assert (weights[:, 0] == 0).all()
+    assert (weights[:, 1:].std(1) > 1e-6).any()
 
 
 def test_prototypes_worked() -> None:

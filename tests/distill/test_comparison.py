@@ -56,6 +56,17 @@ def test_a_small_gain_shows_when_patients_are_paired_and_none_is_made_up() -> No
     assert better.p_holm >= better.p
 
 
+def test_what_trainings_vary_by_is_no_difference_of_schemes() -> None:
+    """Every patient of a run gains alike, but the runs disagree: three students each, not a hundred patients."""
+    trainings = made({"alone": 0.0, "other": 0.0}, patients=30, noise=0.001)
+    for run, gain in zip(trainings.cases["other"], (0.05, 0.04, -0.03), strict=True):
+        for site, cases in run.items():
+            run[site] = [case((one.metrics["dice"]["organ"] or 0) + gain) for one in cases]  # type: ignore[index]
+    [found] = differences(trainings, "alone")
+    assert found.p_holm < 0.01
+    assert found.verdict == "cannot be told apart"
+
+
 def test_two_that_are_the_same_do_not_differ() -> None:
     trainings = made({"alone": 0.0})
     twice = Trainings(trainings.runs, ("alone", "again"), {**trainings.cases, "again": trainings.cases["alone"]})
@@ -117,12 +128,13 @@ def test_tables_are_made_of_finished_runs(run: Path, tmp_path: Path, capsys: pyt
         ),
         (["--reference", "kd"], "`kd` was not evaluated at every site of every run; name one of"),
         (["--split", "val"], "no validation patient"),
+        (["RUN"], "two runs have one seed"),
     ],
 )
 def test_what_cannot_be_compared_is_told(
     words: list[str], error: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["tables", str(run), *words])
+        main(["tables", str(run), *(str(run) if word == "RUN" else word for word in words)])
     assert ended.value.code == 1
     assert error in capsys.readouterr().err

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import models
 from distill.card import StudentCard, write_card
 from distill.job import WEIGHTS
-from distill.predict import network_of, predict
+from distill.predict import Prediction, network_of, predict
 from imaging.errors import InputError
 from imaging.phantom import make
 from imaging.phantom_files import write_dicom
@@ -140,6 +140,23 @@ def test_bad_input_is_told(student: MakeStudent, scan: Volume, tmp_path: Path) -
     (folder / WEIGHTS).write_bytes(b"cut")
     with pytest.raises(InputError, match="weights cannot be read"):
         predict(tmp_path / "two" / "a.nii.gz", folder)
+
+
+def test_the_scan_itself_is_never_written_over(student: MakeStudent, scan: Volume, tmp_path: Path) -> None:
+    path = nifti(tmp_path / "scan.nii.gz", scan)
+    before = path.read_bytes()
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", str(path), "--out", str(path), "--student", str(student())])
+    assert ended.value.code == 1
+    assert path.read_bytes() == before
+
+
+def test_a_tilted_voxel_is_as_large_as_it_is() -> None:
+    affine = np.diag([3.0, 0.5, 0.5, 1.0])
+    affine[1, 0] = 3.0 * np.tan(np.deg2rad(20))
+    labels = np.ones((5, 10, 10), np.uint8)
+    found = Prediction(None, Volume(labels, affine), labels, ["bg", "organ"], 0.0)  # type: ignore[arg-type]
+    assert found.volumes_ml == {"organ": pytest.approx(500 * 0.75 / 1000)}
 
 
 def test_the_network_is_the_one_that_was_shipped(student: MakeStudent) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,43 @@ def test_a_seg_in_which_nothing_was_found_can_be_written(tmp_path: Path) -> None
     [case] = inspect(tmp_path).cases
     write_mask(tmp_path / "seg.dcm", np.zeros((7, 13, 11), np.uint8), case.image, classes=CLASSES, maker="m")
     assert not pydicom.dcmread(tmp_path / "seg.dcm").pixel_array.any()
+
+
+@pytest.mark.parametrize("gone", ["PatientBirthDate", "PatientID", "StudyDate", "AccessionNumber", "SliceThickness"])
+def test_a_series_without_what_de_identification_takes_away_gets_its_seg(gone: str, tmp_path: Path) -> None:
+    for number, data in enumerate(series(scan(tilted()), organ="prostate", note="test", tags=TAGS)):
+        delattr(data, gone)
+        data.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
+    [case] = inspect(tmp_path).cases
+    write_mask(tmp_path / "seg.dcm", some_labels(), case.image, classes=CLASSES, maker="m")
+    assert pydicom.dcmread(tmp_path / "seg.dcm").get(gone, "") == ""
+
+
+def test_a_series_that_no_seg_can_refer_to_is_told(tmp_path: Path) -> None:
+    for number, data in enumerate(series(scan(tilted()), organ="prostate", note="test", tags=TAGS)):
+        del data.FrameOfReferenceUID
+        data.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
+    [case] = inspect(tmp_path).cases
+    with pytest.raises(InputError, match=r"no DICOM SEG can refer to this series .*; write a .nii.gz"):
+        write_mask(tmp_path / "seg.dcm", some_labels(), case.image, classes=CLASSES, maker="m")
+    assert not (tmp_path / "seg.dcm").exists()
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_scan_is_taken_by_its_content_and_names_nobody_in_the_mask(kind: Any, zipped: bool, tmp_path: Path) -> None:
+    image = kind(np.random.default_rng(0).normal(size=(11, 13, 7)), np.diag([-0.7, 0.8, 3, 1]))
+    image.header["descrip"] = b"DOE^JANE"
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"DOE^JANE"))
+    image.set_sform(np.diag([-0.7, 0.8, 3, 1]), code=1)
+    path, body = tmp_path / ("scan.nii" if zipped else "scan.nii.gz"), image.to_bytes()
+    path.write_bytes(gzip.compress(body) if zipped else body)
+    source, _ = read_nifti(path)
+    write_mask(tmp_path / "mask.nii", some_labels(), source, classes=CLASSES, maker="m")
+    assert b"DOE" not in (tmp_path / "mask.nii").read_bytes()
+    found = kind.from_filename(tmp_path / "mask.nii")
+    np.testing.assert_allclose(found.affine, image.affine)
+    assert int(found.header["sform_code"]) == 1
 
 
 def test_what_cannot_be_written_is_told_and_leaves_nothing(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ def test_the_study_trains_exactly_the_students_that_are_compared() -> None:
 
 def test_the_sites_are_asked_for_what_the_schemes_need_and_nothing_less() -> None:
     study = read_study(PROSTATE)
-    assert with_contents(study, ["supervised", "kd"]).answers.contents == study.answers.contents
-    more = with_contents(study, ["cirkd", "skd"])
+    assert with_contents(study, ["supervised", "kd"], PROSTATE).answers.contents == study.answers.contents
+    more = with_contents(study, ["cirkd", "skd"], PROSTATE)
     assert set(more.answers.contents) == {*study.answers.contents, "features", "affinity"}
     assert more.hash() == study.hash()
 

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from client.site import read_site
 from imaging.errors import InputError
+from models.contents import DEFAULT
 from server import hospitals
 from server.hospitals import cohorts, write_site
 from server.simulation import simulate
-from study.plan import Study
+from study.plan import Asked, Study
 
 
 def study(**site: Any) -> Study:
@@ -111,6 +112,18 @@ def test_missing_scans_are_told_before_anything_is_written(tmp_path: Path, site:
         simulate(study(**site), tmp_path / "run", Console(quiet=True))
     assert not (tmp_path / "run" / "hospitals").exists()
     assert not (tmp_path / "run" / "lead").exists()
+
+
+def test_a_simulated_hospital_releases_what_its_study_asks_for_unless_somebody_wrote_a_list(tmp_path: Path) -> None:
+    asking = study().model_copy(update={"answers": Asked(contents=[*DEFAULT, "features"])})
+    write_site(study(), tmp_path, "hospital-a", Path("/run/s.sock"))
+    path = tmp_path / "hospitals" / "hospital-a" / "site.toml"
+    assert read_site(path).policy.release == DEFAULT
+    write_site(asking, tmp_path, "hospital-a", Path("/run/s.sock"))
+    assert set(read_site(path).policy.release) == {*DEFAULT, "features"}
+    path.write_text(path.read_text().replace('    "features",\n', ""))
+    write_site(asking, tmp_path, "hospital-a", Path("/run/s.sock"))
+    assert read_site(path).policy.release == DEFAULT
 
 
 def test_a_policy_that_somebody_wrote_stays(tmp_path: Path) -> None:

@@ -57,6 +57,17 @@ def test_a_network_that_cannot_be_built_shows_before_there_is_a_run_folder(tmp_p
     assert not (tmp_path / "run").exists()
 
 
+def test_a_scheme_whose_contents_are_not_asked_for_shows_before_there_is_a_run_folder(tmp_path: Path) -> None:
+    sound = (ROOT / "studies" / "prostate.toml").read_text(encoding="utf-8")
+    study = tmp_path / "study.toml"
+    study.write_text(sound.replace('scheme = "amtkd"', 'scheme = "cirkd"'), encoding="utf-8")
+    words = [sys.executable, "-m", "preceptor", "simulate", str(study), "--out", str(tmp_path / "run")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "scheme `cirkd` needs features, which the sites are not asked for" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_student_is_distilled_again_after_late_answers(tmp_path: Path) -> None:
     run, settings = Run(tmp_path), Distill(steps=7, compare=["uniform"])
     study = SimpleNamespace(distill=Distill(steps=7))

@@ -94,6 +94,7 @@ def test_folders_become_absolute(read: Callable[..., Study], tmp_path: Path) -> 
         ("distill.mono_teacher", "nort", "no site is called `nort`, did you mean `north`?"),
         ("distill.lr_min", 0.02, "distill: `lr_min` (0.02) is above `lr` (0.01)"),
         ("distill.weights.law", "printed", "distill.weights.law: should be 'uniform', 'fixed', 'agreement'"),
+        ("distill.weights.fixed", {"nroth": 1.0}, "no site is called `nroth`, did you mean `north`?"),
         ("distill.weights.law", "fixed", "`law` is fixed, and `fixed` names no site's share"),
         ("answers.contents", ["pixels"], "answers.contents no. 1: should be 'logits', 'attention'"),
         ("federation.min_sites", 3, "`federation.min_sites` is 3 but the study has 2 sites"),

@@ -89,8 +89,11 @@ def _ranks(standing: dict[str, dict[str, float]]) -> str:
 
 
 def _spread(values: Any, digits: int) -> str:
-    spread = f" ± {np.nanstd(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.nanmean(values):.{digits}f}{spread}"
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return "–"
+    spread = f" ± {known.std(ddof=1):.{digits}f}" if len(known) > 1 else ""
+    return f"{known.mean():.{digits}f}{spread}"
 
 
 def _p(p: float) -> str:

@@ -10,8 +10,11 @@ import pytest
 from scipy.stats import false_discovery_control
 
 from distill.comparison import Difference, Trainings, differences, holm, ranks, resampled
+from distill.comparison_tables import markdown
 from preceptor import main
-from study.wire import CaseMetrics
+from study.wire import CaseMetrics, EvaluateReply
+from tests.distill.finished_run import SITES as SITES_OF_RUN
+from tests.distill.finished_run import case as made_up
 from tests.distill.finished_run import finished_run
 
 SITES = ("a", "b", "c")
@@ -117,6 +120,15 @@ def test_tables_are_made_of_finished_runs(run: Path, tmp_path: Path, capsys: pyt
     told = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
     assert told["figures"]["amtkd"]["dice"] == pytest.approx([0.7])
     assert told["ranks"]["amtkd"]["rank"] == 1
+
+
+def test_a_student_who_found_nothing_has_no_distance(run: Path) -> None:
+    for site in SITES_OF_RUN:
+        path = run / "evaluation" / "amtkd" / f"{site}.json"
+        reply = EvaluateReply.model_validate_json(path.read_text(encoding="utf-8"))
+        nothing = made_up(0.0, None)
+        path.write_text(reply.model_copy(update={"test": [nothing] * 2}).model_dump_json(), encoding="utf-8")
+    assert "| amtkd | 0.000 | – (0 of 6) |" in markdown(Trainings.read([run]), "supervised")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from client.matrix import student
 from distill.answered import open_answers
 from distill.batches import plain
 from distill.schemes.base import Needs, teachers_of
@@ -31,7 +30,7 @@ from imaging.slices import SliceCache
 from study.cohorts import lead_inspection, lead_slices, lead_split
 from study.distill_tables import Law, Weights
 from study.plan import PhantomSource, Study
-from study.prediction import logits_of
+from study.prediction import load_student, logits_of
 from study.run import read_study_of
 from study.training import use_threads
 
@@ -64,7 +63,7 @@ def guesses(study: Study, run: Path, slices: SliceCache, students: list[str]) ->
     answers = open_answers(study, run, slices, lead_split(study, slices)["train"], Needs())
     teachers = {f"teacher {site}": partial(of_teacher, answers, n) for n, site in enumerate(answers.sites)}
     mixtures = {f"mixture, {law}": partial(of_mixture, slices, answers, law) for law in LAWS if law != "fixed"}
-    networks = {f"student {label}": student(run / "distill" / label, study.classes) for label in students}
+    networks = {f"student {label}": load_student(run / "distill" / label)[1] for label in students}
     return teachers | mixtures | {name: partial(of_student, slices, network) for name, network in networks.items()}
 
 

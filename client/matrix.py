@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-import models
 from client.evaluate import evaluate
 from client.scans import Part, Scans, open_scans
 from client.site import SiteConfig
@@ -22,6 +18,7 @@ from client.teacher import load_teacher
 from imaging.errors import InputError
 from study.cohorts import assignment
 from study.plan import Study
+from study.prediction import load_student
 
 
 @dataclass(frozen=True)
@@ -58,20 +55,16 @@ def matrix(
         network = load_teacher(home, assignment(study, home.name)).network
         yield from _row(study, home.name, network, scans, split=split, progress=progress)
     for folder in students:
-        yield from _row(study, folder.name, student(folder, study.classes), scans, split=split, progress=progress)
+        yield from _row(study, folder.name, student(folder, study), scans, split=split, progress=progress)
 
 
-def student(folder: Path, classes: int) -> nn.Module:
-    """The student in a folder such as run/distill/amtkd; InputError where there is none, or it is damaged."""
-    try:
-        note = json.loads((folder / "student.json").read_bytes())
-        network = models.create(note["model"], 1, classes, **note["options"])
-        network.load_state_dict(load_file(folder / "student.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise InputError(
-            "holds no student that can be read", where=folder, fix="run `preceptor distill` first"
-        ) from error
-    return network.eval()
+def student(folder: Path, study: Study) -> nn.Module:
+    """The student in a folder such as run/distill/amtkd; InputError where there is none, or it is of another study."""
+    card, network = load_student(folder)
+    if card.classes != study.task.classes:
+        what = f"segments {', '.join(card.classes)}, the study has {', '.join(study.task.classes)}"
+        raise InputError(what, where=folder, fix="name a student of this study")
+    return network
 
 
 def _row(

@@ -16,7 +16,7 @@ class Policy(Plan):
 
     release: tuple[Content, ...] = DEFAULT
     """What answers to a shard may hold; without `logits` the site trains and evaluates but answers nothing. `features`
-    are whole feature maps: with enough of them an attacker could rebuild the teacher's first layers."""
+    are whole feature maps, which tell far more of a teacher than its logits do."""
     max_slices: int = Field(4096, ge=1)
     """Slices that one shard may ask about."""
     max_message_mib: int = Field(1024, ge=1)

@@ -14,8 +14,8 @@ from distill.tracking import Tracker, tracked
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from distill.card import StudentCard
     from study.plan import Distill, Study
+    from study.student import StudentCard
     from study.training import Progress
 
 

@@ -21,7 +21,6 @@ import models
 from distill import schemes
 from distill.answered import open_answers
 from distill.batches import TrainingBatches, plain
-from distill.card import CARD, Check, StudentCard, read_card, write_card
 from distill.history import History
 from distill.origin import Origin
 from distill.schemes.base import Scheme
@@ -34,11 +33,11 @@ from study.cohorts import lead_slices, lead_split
 from study.draws import derived
 from study.plan import NAME, Distill, Study
 from study.prediction import case_dice
+from study.student import CARD, WEIGHTS, Check, StudentCard, read_card, write_card
 from study.training import Outcome, Progress, TrainPlan, cyclic_lr, fit, load_best, use_threads, weights_hash
 from study.wire import digest
 
 Ids = NDArray[np.int64]
-WEIGHTS = "student.safetensors"
 
 
 @dataclass(frozen=True)

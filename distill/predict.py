@@ -7,14 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-import models
-from distill.card import StudentCard, read_card
-from distill.job import WEIGHTS
 from imaging.cohort import Case, inspect
 from imaging.errors import InputError
 from imaging.mask_files import write_mask
@@ -22,8 +16,8 @@ from imaging.nifti import head_of, is_nifti, read_nifti
 from imaging.preprocess import Preprocess, prepare, to_native
 from imaging.sheet import picture_of, write_sheet
 from imaging.volume import Volume, reorient
-from study.prediction import logits_of
-from study.training import weights_hash
+from study.prediction import load_student, logits_of
+from study.student import StudentCard
 
 COARSEST = 2.0
 """A scan whose pixels are more than so many times the student's spacing shows less than it was trained to see."""
@@ -36,15 +30,20 @@ class Prediction:
     case: Case
     scan: Volume
     labels: NDArray[np.uint8]
-    classes: list[str]
+    card: StudentCard
     seconds: float
     """From the scan in memory to the mask."""
+
+    @property
+    def maker(self) -> str:
+        """Who made it, for a DICOM SEG and the picture's title."""
+        return f"{self.card.study}: {self.card.label}"
 
     @property
     def volumes_ml(self) -> dict[str, float]:
         """Millilitres of each foreground class."""
         voxel = abs(float(np.linalg.det(self.scan.affine[:3, :3]))) / 1000  # also where the gantry was tilted
-        return {name: float((self.labels == n).sum()) * voxel for n, name in enumerate(self.classes) if n}
+        return {name: float((self.labels == n).sum()) * voxel for n, name in enumerate(self.card.classes) if n}
 
 
 def predict(scan: Path, student: Path) -> Prediction:
@@ -53,45 +52,27 @@ def predict(scan: Path, student: Path) -> Prediction:
     Raises: InputError where the folder holds no student, or the scan cannot be read, is not one, or is not of the kind
     that the student was made for.
     """
-    card = read_card(student)
-    if card is None:
-        fix = "name a folder such as RUN/distill/amtkd, with student.json and student.safetensors"
-        raise InputError("holds no finished student", where=student, fix=fix)
-    network, case = network_of(card, student), scan_of(scan)
+    card, network = load_student(student)
+    case = scan_of(scan)
     image = case.read_image()
     plan = Preprocess.model_validate(card.preprocess)
     check(image, card, plan, scan)
     started = time.monotonic()
     prepared = prepare(image, None, plan)
     labels = to_native(logits_of(network, prepared.images), prepared.grid)
-    return Prediction(case, image, labels, card.classes, time.monotonic() - started)
+    return Prediction(case, image, labels, card, time.monotonic() - started)
 
 
-def write(prediction: Prediction, out: Path, *, maker: str, preview: Path | None = None) -> None:
+def write(prediction: Prediction, out: Path, preview: Path) -> None:
     """The mask as `out` says (`imaging.mask_files`), and a picture of its fullest slice."""
     for path in (out, preview):
-        if path is not None and path.resolve() in {file.resolve() for file in prediction.case.image.files}:
+        if path.resolve() in {file.resolve() for file in prediction.case.image.files}:
             raise InputError("is a file of the scan itself", where=path, fix="name another file for the output")
-    write_mask(out, prediction.labels, prediction.case.image, classes=prediction.classes, maker=maker)
-    if preview is not None:
-        labels = Volume(prediction.labels, prediction.scan.affine)
-        found = ", ".join(f"{name} {ml:.1f} ml" for name, ml in prediction.volumes_ml.items())
-        write_sheet(preview, [picture_of(out.name, found, prediction.scan, labels)], title=maker)
-
-
-def network_of(card: StudentCard, folder: Path) -> torch.nn.Module:
-    """The student at rest; InputError unless its weights are whole and those of its card."""
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        fix = "copy the student's folder again, or distil it again"
-        raise InputError("the student's weights cannot be read", where=folder / WEIGHTS, fix=fix) from error
-    if weights_hash(weights) != card.weights_hash:
-        raise InputError("these are not the weights of its card", where=folder / WEIGHTS, fix="copy both files again")
-    options = {name: value for name, value in card.options.items() if name != "pretrained"}  # its weights are here
-    network = models.create(card.model, 1, len(card.classes), **options)
-    network.load_state_dict(weights)
-    return network.eval()
+    classes, maker = prediction.card.classes, prediction.maker
+    write_mask(out, prediction.labels, prediction.case.image, classes=classes, maker=maker)
+    labels = Volume(prediction.labels, prediction.scan.affine)
+    found = ", ".join(f"{name} {ml:.1f} ml" for name, ml in prediction.volumes_ml.items())
+    write_sheet(preview, [picture_of(out.name, found, prediction.scan, labels)], title=maker)
 
 
 def scan_of(path: Path) -> Case:

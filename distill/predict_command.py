@@ -26,20 +26,18 @@ def predict_command(
 
     A picture is written beside it. Research software: nobody has reviewed the mask.
     """
-    from distill.card import read_card
     from distill.predict import predict, write
     from imaging.errors import InputError
+    from imaging.mask_files import check_name
     from study.training import use_threads
 
     if not out.parent.is_dir():
         raise InputError("there is no such folder", where=out.parent, fix="make it, or name another")
-    if not out.name.endswith((".nii.gz", ".nii", ".dcm")):
-        raise InputError("a mask is written as .nii.gz, .nii or .dcm (DICOM SEG)", where=out, fix="rename the output")
+    check_name(out)
     picture = preview or out.with_name(out.name.removesuffix(".gz").rpartition(".")[0] + ".png")
     use_threads(threads)
-    found, card = predict(scan, student), read_card(student)
-    maker = f"{card.study}: {card.label}" if card else student.name
-    write(found, out, maker=maker, preview=picture)
+    found = predict(scan, student)
+    write(found, out, picture)
     if as_json:
         note = {"mask": str(out), "preview": str(picture), "volumes_ml": found.volumes_ml, "seconds": found.seconds}
         typer.echo(json.dumps(note, indent=1))

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from distill import report_figures as figures
-from distill.card import read_card
 from distill.report_tables import Cell, cell, class_means, mean_over_sites, pooled
 from imaging.atomic import write_text
 from imaging.errors import InputError
 from study.plan import PhantomSource, Study
 from study.run import events, left_out, read_study_of
+from study.student import read_card
 from study.wire import Card, CaseMetrics, EvaluateReply, Header, Metric
 
 H = TypeVar("H", bound=Header)

@@ -30,12 +30,17 @@ def write_mask(path: Path, labels: Labels, source: Source, *, classes: list[str]
     `classes` are the class names, background first; `maker` names the network in a DICOM SEG. The file is whole or
     not there. Raises: InputError for another suffix, or a SEG of a scan that is no DICOM series.
     """
-    if path.name.endswith((".nii.gz", ".nii")):
-        body = nifti(labels, source)
-        write_bytes(path, gzip.compress(body, mtime=0) if path.name.endswith(".gz") else body)
-    elif path.suffix == ".dcm":
+    check_name(path)
+    if path.suffix == ".dcm":
         write_bytes(path, segmentation(labels, source, classes=classes, maker=maker))
     else:
+        body = nifti(labels, source)
+        write_bytes(path, gzip.compress(body, mtime=0) if path.name.endswith(".gz") else body)
+
+
+def check_name(path: Path) -> None:
+    """InputError unless a mask can be written under that name."""
+    if not path.name.endswith((".nii.gz", ".nii", ".dcm")):
         raise InputError("a mask is written as .nii.gz, .nii or .dcm (DICOM SEG)", where=path, fix="rename the output")
 
 

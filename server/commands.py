@@ -57,7 +57,7 @@ def simulate_command(
     with stoppable(console):
         if not (folder / STUDY).exists():
             with console.status("building the study's networks once"):
-                _check_networks(study)
+                check_networks(study)
         simulate(plan, folder, console, until=until.value)
     console.print(f"Done in {duration(time.monotonic() - started)}.")
     if until is LAST:
@@ -76,13 +76,18 @@ def stoppable(console: Console) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _check_networks(study: Path) -> None:
-    """Exit in its words unless `preceptor study` finds the file sound: by itself, as torch would stay in our memory."""
-    words = [sys.executable, "-m", "preceptor", "study", str(study)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+def check_networks(study: Path) -> None:
+    """Exit in its words unless `preceptor study` finds the file sound, down to the networks."""
+    by_itself("study", str(study))
+
+
+def by_itself(*words: str) -> str:
+    """What one of our commands prints. A process of its own, as torch would stay in our memory; we fail as it does."""
+    done = subprocess.run([sys.executable, "-m", "preceptor", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         typer.echo(done.stderr.strip(), err=True)
         raise typer.Exit(done.returncode)
+    return done.stdout
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

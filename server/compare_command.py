@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from server.commands import by_itself, check_networks, stoppable
 
 if TYPE_CHECKING:
     from study.plan import Study
@@ -38,7 +38,6 @@ def compare_command(
     from rich.console import Console
 
     from imaging.phantom import PROFILES
-    from server.commands import stoppable
     from server.simulation import simulate
     from study.plan import check_rooms, read_study
 
@@ -49,14 +48,14 @@ def compare_command(
     plan = with_schemes(base, chosen)
     check_rooms(plan, schemes=known, phantoms=PROFILES)
     plan = with_contents(plan, chosen, study)
+    check_networks(study)
     folder, console = (out or Path("runs") / f"compare-{plan.name}").resolve(), Console(soft_wrap=True)
     runs = [folder / f"seed-{seed}" for seed in range(seeds)]
     with stoppable(console):
         for seed, run in enumerate(runs):
             console.rule(f"seed {seed}, {seed + 1} of {seeds}")
             simulate(plan.model_copy(update={"seed": seed}), run, console)
-    words = ["tables", *map(str, runs), "--reference", reference, "--out", str(folder)]
-    raise typer.Exit(subprocess.run([sys.executable, "-m", "preceptor", *words], check=False).returncode)
+    typer.echo(by_itself("tables", *map(str, runs), "--reference", reference, "--out", str(folder)))
 
 
 def with_schemes(study: Study, schemes: list[str]) -> Study:
@@ -68,16 +67,7 @@ def with_schemes(study: Study, schemes: list[str]) -> Study:
 
 def with_contents(study: Study, schemes: list[str], file: Path) -> Study:
     """The study with everything asked of the sites that these schemes need, beside what it asks already."""
-    words = [
-        sys.executable,
-        "-m",
-        "preceptor",
-        "schemes",
-        "--study",
-        str(file),
-        "--json",
-    ]  # by itself, as torch would stay in our memory
-    rows = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    rows = json.loads(by_itself("schemes", "--study", str(file), "--json"))
     needed = {content for row in rows if row["name"] in schemes for content in row["contents"]}
     asked = [*study.answers.contents, *sorted(needed - set(study.answers.contents))]
     return study.model_copy(update={"answers": study.answers.model_copy(update={"contents": asked})})

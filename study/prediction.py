@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 import models
+from imaging.errors import InputError
 from imaging.metrics import mean_dice
 from imaging.slices import CachedCase, SliceCache
-from study.training import evaluating
+from study.student import WEIGHTS, StudentCard, read_card
+from study.training import evaluating, weights_hash
 
 BATCH = 16
 """Slices at once."""
@@ -40,3 +45,25 @@ def channels_of(network: nn.Module, images: torch.Tensor, tap: str) -> int:
     with evaluating(network), models.tap(network, (tap,)) as features:
         network(images[:1])
     return features[tap].shape[1]
+
+
+def load_student(folder: Path) -> tuple[StudentCard, nn.Module]:
+    """The student in a folder such as run/distill/amtkd, at rest, and its card.
+
+    Raises: InputError unless the training has finished, and the weights are whole and those of the card.
+    """
+    card, path = read_card(folder), folder / WEIGHTS
+    if card is None:
+        fix = "run `preceptor distill` first, or name a folder with student.json and student.safetensors"
+        raise InputError("holds no finished student", where=folder, fix=fix)
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        fix = "copy the student's folder again, or distil it again"
+        raise InputError("the student's weights cannot be read", where=path, fix=fix) from error
+    if weights_hash(weights) != card.weights_hash:
+        raise InputError("these are not the weights of its card", where=path, fix="copy both files again")
+    options = {name: value for name, value in card.options.items() if name != "pretrained"}  # its weights are here
+    network = models.create(card.model, 1, len(card.classes), **options)
+    network.load_state_dict(weights)
+    return card, network.eval()

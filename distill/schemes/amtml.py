@@ -44,7 +44,7 @@ class AmtmlKd(Taught):
         teachers = teachers_of(sample)
         width = channels_of(self.student, sample.images, "encoder")
         self.theta = nn.Parameter(torch.randn(teachers.logits.shape[1], width))
-        self.voice = nn.Parameter(torch.randn(width))
+        self.projection = nn.Parameter(torch.randn(width))
         if self.plan.amtml_kd.hints:
             self.hints = Hints(channels_of(self.student, sample.images, "decoder"), teachers)
 
@@ -55,7 +55,7 @@ class AmtmlKd(Taught):
 
     def weigh(self, batch: Batch, features: dict[str, Tensor]) -> Tensor:
         answered = teachers_of(batch).answered
-        scores = learned_scores(features["encoder"].float().amax((2, 3)), self.theta, self.voice)
+        scores = learned_scores(features["encoder"].float().amax((2, 3)), self.theta, self.projection)
         scores = scores.where(answered, torch.finfo(scores.dtype).min)
         return shares(scores.softmax(1), answered)
 
@@ -68,7 +68,7 @@ class AmtmlKd(Taught):
         teacher = _flat(target[heard])
         terms["distance"] = plan.distance * rkd_distance(student, teacher)
         terms["angle"] = plan.angle * rkd_angle(student, teacher)
-        terms["decay"] = plan.decay * (self.theta.square().sum() + self.voice.square().sum())
+        terms["decay"] = plan.decay * (self.theta.square().sum() + self.projection.square().sum())
         if plan.hints:
             distances = self.hints.distances(lesson.features["decoder"], lesson.teachers)
             terms["hints"] = plan.hints * lesson.mean((distances * lesson.teachers.answered).sum(1))
@@ -79,9 +79,9 @@ class AmtmlKd(Taught):
         return {"ce": (1 - self.plan.amtml_kd.a) * labelled_mean(cross_entropy, logits, batch)}
 
 
-def learned_scores(b: Tensor, theta: Tensor, voice: Tensor) -> Tensor:
+def learned_scores(b: Tensor, theta: Tensor, projection: Tensor) -> Tensor:
     """W . (b * theta_j), (N, T): b (N, d), theta (T, d), W (d). Source: AMTML-KD, section 3.1."""
-    return (b * voice) @ theta.T
+    return (b * projection) @ theta.T
 
 
 def _flat(probs: Tensor) -> Tensor:

@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-import models
 from client.commands import evaluate_command, site_app
 from client.scans import open_scans
 from client.status import Status
@@ -22,6 +20,7 @@ from study.plan import Study
 from study.run import create_or_resume
 from study.wire import CaseMetrics
 from tests.client.hospital import CLASSES, make_assignment, write_scans, write_site
+from tests.study.small_student import write_student
 
 SITES = ("north", "south")
 
@@ -49,10 +48,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = write_site(folder / "hospitals" / name, folder / "hospitals" / name / "scans", name=name)
         task = assignment(study, name)
         Course(config, task, open_scans(config, task)).teach(1, Status(name))
-    student = folder / "distill" / "amtkd"
-    student.mkdir(parents=True)
-    save_file(models.create("espnet", 1, 3).state_dict(), student / "student.safetensors")
-    (student / "student.json").write_text(json.dumps({"model": "espnet", "options": {}}))
+    write_student(folder / "distill" / "amtkd", study.task.classes, study.preprocess)
+    write_student(folder / "distill" / "other", ["background", "spleen"], study.preprocess)
     return folder
 
 
@@ -91,7 +88,8 @@ def test_the_table_has_a_column_a_site(run: Path) -> None:
     ("arguments", "words"),
     [
         (["."], "is no run folder"),
-        (["RUN", "--student", "RUN/distill/none"], "holds no student"),
+        (["RUN", "--student", "RUN/distill/none"], "holds no finished student"),
+        (["RUN", "--student", "RUN/distill/other"], "segments background, spleen, the study has"),
         (["RUN", "--site", "RUN/none.toml"], "cannot be read"),
     ],
 )

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.card import StudentCard, write_card
 from study.plan import Distill, read_study
 from study.run import create_or_resume
+from study.student import StudentCard, write_card
 from study.wire import Card, CaseMetrics, Epoch, EvaluateReply
 
 ROOT = Path(__file__).resolve().parents[2]

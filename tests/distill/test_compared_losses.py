@@ -109,7 +109,7 @@ def test_an_absent_teacher_does_not_drown_the_others_learned_weights(
     assert teachers is not None
     teachers.answered[:, 0] = False
     with torch.no_grad():
-        learner.get_parameter("voice").fill_(1.0)
+        learner.get_parameter("projection").fill_(1.0)
         learner.get_parameter("theta")[0] = 1e4
     weights = learner.weights(data)
     assert (weights[:, 0] == 0).all()
@@ -131,9 +131,9 @@ def test_a_class_that_is_absent_has_no_prototype() -> None:
 
 
 def test_learned_weights_worked() -> None:
-    b, voice = array([1, 2, -1]), torch.tensor([1, 0.5, 2], dtype=torch.float64)
+    b, projection = array([1, 2, -1]), torch.tensor([1, 0.5, 2], dtype=torch.float64)
     theta = array([1, 0, 1], [0, 1, 0], [0.5, 0.5, 0.5])
-    scores = learned_scores(b, theta, voice)
+    scores = learned_scores(b, theta, projection)
     near(scores, array([-1, 1, 0]))
     near(scores.softmax(1), array([0.09003057, 0.66524096, 0.24472847]))
 

@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 
 import models
 from distill import schemes
-from distill.card import StudentCard
 from distill.commands import changed
 from distill.job import new_scheme, run_job
 from imaging.errors import InputError
 from imaging.lock import Lock
 from models.contents import CONTENTS
 from study.run import events
+from study.student import StudentCard
 from study.training import Progress, weights_hash
 
 if TYPE_CHECKING:

@@ -5,27 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
 
-import models
-from distill.card import StudentCard, write_card
-from distill.job import WEIGHTS
-from distill.predict import Prediction, network_of, predict
+from distill.predict import Prediction, predict
 from imaging.errors import InputError
 from imaging.phantom import make
 from imaging.phantom_files import write_dicom
 from imaging.preprocess import Preprocess
 from imaging.volume import Volume, reorient
 from preceptor import main
-from study.plan import Distill
+from study.prediction import load_student
+from study.student import WEIGHTS
 from study.training import weights_hash
+from tests.study.small_student import write_student
 
 MakeStudent = Callable[..., Path]
+PREPROCESS = Preprocess(size=(64, 64), spacing_mm=(1.75, 1.75))
 
 
 @pytest.fixture
@@ -33,20 +33,7 @@ def student(tmp_path: Path) -> MakeStudent:
     """A folder with a student who calls bright places organ: untrained, but with an opinion on every scan."""
 
     def made(**changes: object) -> Path:
-        torch.manual_seed(0)
-        network = models.create("espnet", 1, 2).eval()
-        weights = {name: one.detach().contiguous() for name, one in network.state_dict().items()}
-        card = StudentCard(
-            label="amtkd", scheme="amtkd", study="demo", seed=0, model="espnet", options={}, classes=["bg", "prostate"],
-            modality="MR", preprocess=Preprocess(size=(64, 64), spacing_mm=(1.75, 1.75)).model_dump(mode="json"),
-            parameters=9, steps=4, best_step=4, val_dice=None, history=[], seconds=1.0,
-            weights_hash=weights_hash(weights), teachers=[], settings=Distill(),
-        )  # fmt: skip
-        folder = tmp_path / "student"
-        folder.mkdir(exist_ok=True)
-        save_file(weights, folder / WEIGHTS)
-        write_card(folder, card.model_copy(update=changes))
-        return folder
+        return write_student(tmp_path / "student", ["bg", "prostate"], PREPROCESS, **changes)
 
     return made
 
@@ -155,11 +142,12 @@ def test_a_tilted_voxel_is_as_large_as_it_is() -> None:
     affine = np.diag([3.0, 0.5, 0.5, 1.0])
     affine[1, 0] = 3.0 * np.tan(np.deg2rad(20))
     labels = np.ones((5, 10, 10), np.uint8)
-    found = Prediction(None, Volume(labels, affine), labels, ["bg", "organ"], 0.0)  # type: ignore[arg-type]
+    card = SimpleNamespace(classes=["bg", "organ"])
+    found = Prediction(*cast(Any, (None, Volume(labels, affine), labels, card, 0.0)))
     assert found.volumes_ml == {"organ": pytest.approx(500 * 0.75 / 1000)}
 
 
 def test_the_network_is_the_one_that_was_shipped(student: MakeStudent) -> None:
     folder = student()
-    card = StudentCard.model_validate_json((folder / "student.json").read_bytes())
-    assert weights_hash(network_of(card, folder).state_dict()) == card.weights_hash
+    card, network = load_student(folder)
+    assert weights_hash(network.state_dict()) == card.weights_hash

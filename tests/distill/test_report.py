@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from distill.card import write_card
 from distill.report import evaluations, write_report
 from distill.report_figures import dots
 from distill.report_tables import cell, pooled
 from imaging.errors import InputError
 from study.plan import read_study
 from study.run import create_or_resume
+from study.student import write_card
 from study.wire import EvaluateReply
 from tests.distill.finished_run import ROOT, SITES, case, finished_run, student
 

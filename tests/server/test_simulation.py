@@ -46,25 +46,24 @@ def test_a_part_says_when_it_began_and_how_it_ended(tmp_path: Path, ending: Base
     assert ended["seconds"] >= 0
 
 
-def test_a_network_that_cannot_be_built_shows_before_there_is_a_run_folder(tmp_path: Path) -> None:
-    sound = (ROOT / "studies" / "prostate.toml").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("sound", "broken", "words"),
+    [
+        ('"resnet18"', '"resnet81"', "the teacher of site `hospital-b`: no encoder is called `resnet81`"),
+        ('"amtkd"', '"cirkd"', "scheme `cirkd` needs features, which the sites are not asked for"),
+    ],
+)
+@pytest.mark.parametrize("command", ["simulate", "compare"])
+def test_what_cannot_be_run_shows_before_there_is_a_run_folder(
+    command: str, sound: str, broken: str, words: str, tmp_path: Path
+) -> None:
     study = tmp_path / "study.toml"
-    study.write_text(sound.replace('encoder = "resnet18"', 'encoder = "resnet81"'), encoding="utf-8")
-    words = [sys.executable, "-m", "preceptor", "simulate", str(study), "--out", str(tmp_path / "run")]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    whole = (ROOT / "studies" / "prostate.toml").read_text(encoding="utf-8")
+    study.write_text(whole.replace(sound, broken), encoding="utf-8")
+    line = [sys.executable, "-m", "preceptor", command, str(study), "--out", str(tmp_path / "run")]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "the teacher of site `hospital-b`: no encoder is called `resnet81`" in done.stderr
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_scheme_whose_contents_are_not_asked_for_shows_before_there_is_a_run_folder(tmp_path: Path) -> None:
-    sound = (ROOT / "studies" / "prostate.toml").read_text(encoding="utf-8")
-    study = tmp_path / "study.toml"
-    study.write_text(sound.replace('scheme = "amtkd"', 'scheme = "cirkd"'), encoding="utf-8")
-    words = [sys.executable, "-m", "preceptor", "simulate", str(study), "--out", str(tmp_path / "run")]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "scheme `cirkd` needs features, which the sites are not asked for" in done.stderr
+    assert words in done.stderr
     assert not (tmp_path / "run").exists()
 
 

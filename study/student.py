@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imaging.atomic import write_text
 from imaging.errors import InputError
-from study.plan import Distill
+from study.distill_tables import Distill
 
 CARD = "student.json"
+WEIGHTS = "student.safetensors"
 
 
 class Check(BaseModel):

@@ -32,6 +32,10 @@ def open_answers(
     """
     store = open_store(study, run_folder, slices)
     sites = answering(study, Run(run_folder), store, len(shards(study, slices)), needs.contents)
+    sites = [site for site in sites if site not in study.distill.without]
+    if not sites:
+        what = f"without {' and '.join(study.distill.without)} no site is left that has answered"
+        raise InputError(what, where=store.folder, fix="hear one of them")
     if needs.teachers == "one":
         giving = [site for site in sites if not set(needs.contents) & set(store.withheld(site))]
         sites = [single_teacher(study, store, giving or sites)]

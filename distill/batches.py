@@ -17,6 +17,7 @@ from imaging.augment import IDENTITY, Augment, draw
 from imaging.slices import SliceCache
 from imaging.warp import Warp
 from models.contents import kind_of
+from models.knowledge import NO_MASK
 from study.draws import derived, generator
 
 Ids = NDArray[np.int64]
@@ -66,7 +67,9 @@ def assemble(slices: SliceCache, teachers: Teachers | None, ids: Ids, warp: Warp
     Region contrast stays as the teacher measured it: a scalar has no place to be moved to.
     """
     labelled = torch.from_numpy(slices.labelled[ids])
-    masks = warp.move_masks(torch.from_numpy(slices.masks[ids]))
+    masks = torch.from_numpy(slices.masks[ids])
+    masks[~labelled] = NO_MASK  # a mask that is not to be learned from is as good as none
+    masks = warp.move_masks(masks)
     images = warp.shade(warp.move(torch.from_numpy(slices.images[ids])[:, None]))
     return Batch(images, masks, labelled, _moved(teachers.answers(ids), warp) if teachers else None)
 

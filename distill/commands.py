@@ -35,6 +35,9 @@ def distill_command(
     scheme: Annotated[
         str | None, typer.Option(help="One of `preceptor schemes`; the study's `distill.scheme` unless given.")
     ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="A student of the study's `[distill.variants]`, in place of a scheme.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the study's own.", show_default=False)] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another value of a `[distill]` key.")
@@ -64,22 +67,37 @@ def distill_command(
     from study.run import read_study_of
 
     study = read_study_of(run)
+    if variant:
+        study = varied(study, variant, scheme)
     if settings:
         study = changed(study, settings, label)
     scheme = scheme or study.distill.scheme
     check(scheme)
-    name = label or default_label(study, scheme, study.seed if seed is None else seed)
+    name = label or default_label(study, variant or scheme, study.seed if seed is None else seed)
     with shown(Console(stderr=True), name) as show, tracked(track, run, name, study.distill.model_dump()) as follow:
 
         def progress(done: Progress) -> None:
             show(done)
             follow(done)
 
-        card = run_job(study, run, scheme, seed=seed, label=label, progress=progress)
+        card = run_job(study, run, scheme, seed=seed, label=name, progress=progress)
     if as_json:
         typer.echo(card.model_dump_json(indent=2))
     else:
         Console().print(card_table(card))
+
+
+def varied(study: Study, variant: str, scheme: str | None) -> Study:
+    """The study by the settings of one of its variants; InputError where it has none of that name."""
+    from imaging.errors import InputError
+    from study.plan import unknown
+
+    if scheme is not None:
+        raise InputError("a variant has a scheme already", fix="give either `--scheme` or `--variant`")
+    if variant not in study.distill.variants:
+        what = unknown("variant", variant, list(study.distill.variants))
+        raise InputError(what, where=f"study `{study.name}`", fix="add it to `[distill.variants]`")
+    return study.model_copy(update={"distill": study.distill.of(variant)})
 
 
 def changed(study: Study, settings: list[str], label: str | None) -> Study:
@@ -165,14 +183,15 @@ def schemes_command(
 
 
 def scheme_rows(plan: Distill) -> list[dict[str, Any]]:
-    """One row a scheme, as `--json` prints it, under these settings."""
+    """One row a scheme and variant, as `--json` prints it, under these settings."""
     from torch import nn
 
     from distill import schemes
 
     rows = []
-    for name in schemes.names():
-        scheme = schemes.create(name, nn.Identity(), plan, 2)
+    for name in [*schemes.names(), *plan.variants]:
+        mine = plan.of(name)
+        scheme = schemes.create(mine.scheme, nn.Identity(), mine, 2)
         summary = (scheme.__doc__ or "").partition("\n")[0]
         needs = scheme.needs
         row = {"name": name, "summary": summary, "teachers": needs.teachers, "contents": list(needs.contents)}
@@ -185,9 +204,10 @@ def check_contents(study: Study) -> None:
     from imaging.errors import InputError
 
     rows = {row["name"]: row["contents"] for row in scheme_rows(study.distill)}
-    for scheme in (study.distill.scheme, *study.distill.compare):
-        if lacking := [content for content in rows[scheme] if content not in study.answers.contents]:
-            what = f"scheme `{scheme}` needs {' and '.join(lacking)}, which the sites are not asked for"
+    for name in study.distill.students:
+        if lacking := [content for content in rows[name] if content not in study.answers.contents]:
+            kind = "variant" if name in study.distill.variants else "scheme"
+            what = f"{kind} `{name}` needs {' and '.join(lacking)}, which the sites are not asked for"
             more = json.dumps([*study.answers.contents, *lacking])
             raise InputError(what, where=f"study `{study.name}`", fix=f"set `contents = {more}` in its `[answers]`")
 

@@ -57,7 +57,7 @@ class Trainings:
                 if not getattr(reply, split):
                     what = f"no {NAMES[split]} patient was evaluated at {site}"
                     raise InputError(what, where=runs[0], fix="compare the others' by `--split`")
-        chosen = tuple(labels or _in_order(shared, read_study_of(runs[0]).distill.compare))
+        chosen = tuple(labels or _in_order(shared, read_study_of(runs[0]).distill.students[1:]))
         cases = {
             label: [{site: getattr(replies[label][site], split) for site in sorted(sites)} for replies in found]
             for label in chosen

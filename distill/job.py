@@ -126,14 +126,16 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
     """Everything that a training needs, with a fresh student; InputError as in `run_job`."""
     slices = lead_slices(study, run_folder)
     parts = lead_split(study, slices)
+    train, validation = parts["train"], cases_of(slices, parts["val"])
     learner = new_scheme(study, scheme, seed)
-    train = parts["train"]
     answers = None
     if learner.needs.teachers != "none":
         answers = open_answers(study, run_folder, slices, train, learner.needs)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived(seed, "adapt"))
             learner.adapt(plain(slices, answers, train[:1]))
+    if study.distill.masks is not None:  # only now: who is asked about what depends on the masks there are
+        slices = slices.hiding(cases_of(slices, train)[study.distill.masks :])
     if not learner.needs.unlabelled:
         train = train[slices.labelled[train]]
         if not len(train):
@@ -148,9 +150,13 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
         slices=digest({"train": train, "val": parts["val"], "keys": np.array([case.key for case in slices.cases])}),
         answers=answers.checksums if answers else {},
     )
-    held_out = set(parts["val"].tolist())
-    validation = [case for case in slices.cases if case.labelled and case.start in held_out]
     return Job(scheme, learner, slices, train, validation, answers, seed, origin)
+
+
+def cases_of(slices: SliceCache, ids: Ids) -> list[CachedCase]:
+    """The cases with a mask among these slices."""
+    within = set(ids.tolist())
+    return [case for case in slices.cases if case.labelled and case.start in within]
 
 
 def new_scheme(study: Study, scheme: str, seed: int) -> Scheme:

@@ -57,7 +57,7 @@ def _content(run: Path, study: Study) -> dict[str, Any]:
     """Everything the template names."""
     sites = [site.name for site in study.sites]
     replies = evaluations(run)
-    named = dict.fromkeys([*study.distill.compare, study.distill.scheme, *sorted(replies)])
+    named = dict.fromkeys([*study.distill.students[1:], study.distill.scheme, *sorted(replies)])
     schemes = [name for name in named if name in replies]
     cases = {scheme: {site: reply.test for site, reply in replies[scheme].items()} for scheme in schemes}
     cards = _cards(run)

@@ -68,6 +68,12 @@ class SliceCache:
             raise ValueError(f"case {case.id} has no mask, or the cache was built without native masks")
         return native
 
+    def hiding(self, cases: Sequence[CachedCase]) -> Self:
+        """The same slices, where these cases count as without a mask; the masks themselves stay where they are."""
+        hidden = {case.key for case in cases}
+        shown = tuple(replace(case, labelled=case.labelled and case.key not in hidden) for case in self.cases)
+        return replace(self, cases=shown)
+
     def identity(self) -> str:
         """32 hex digits from the content of all cases, in their order, and how they were prepared."""
         return hashlib.sha256(json.dumps([case.key for case in self.cases]).encode()).hexdigest()[:32]

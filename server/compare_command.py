@@ -19,8 +19,15 @@ def compare_command(
     study: Annotated[Path, typer.Argument(help="The study.toml.")],
     schemes: Annotated[
         str,
-        typer.Option(help="Ids of `preceptor schemes` with commas between them, or `all`; the study's unless given."),
+        typer.Option(
+            help="Ids of `preceptor schemes` and names of the study's variants with commas between them, or `all`; "
+            "the study's unless given."
+        ),
     ] = "",
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SITE", help="Also the study's scheme without that site's teacher; again for more."),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="How many: 0, 1, 2, …")] = 3,
     reference: Annotated[str, typer.Option(help="What the others are compared with.")] = "supervised",
     out: Annotated[
@@ -43,11 +50,13 @@ def compare_command(
 
     known = list(context.obj["schemes"])
     base = read_study(study)
-    chosen = known if schemes == "all" else [name.strip() for name in schemes.split(",") if name.strip()]
-    chosen = list(dict.fromkeys([reference, *(chosen or [*base.distill.compare, base.distill.scheme])]))
-    plan = with_schemes(base, chosen)
+    everything = [*known, *base.distill.variants]
+    chosen = everything if schemes == "all" else [name.strip() for name in schemes.split(",") if name.strip()]
+    plan = with_students(
+        base, list(dict.fromkeys([reference, *(chosen or base.distill.students)])), without or [], study
+    )
     check_rooms(plan, schemes=known, phantoms=PROFILES)
-    plan = with_contents(plan, chosen, study)
+    plan = with_contents(plan, study)
     check_networks(study)
     folder, console = (out or Path("runs") / f"compare-{plan.name}").resolve(), Console(soft_wrap=True)
     runs = [folder / f"seed-{seed}" for seed in range(seeds)]
@@ -58,16 +67,28 @@ def compare_command(
     typer.echo(by_itself("tables", *map(str, runs), "--reference", reference, "--out", str(folder)))
 
 
-def with_schemes(study: Study, schemes: list[str]) -> Study:
-    """The study with exactly these students."""
-    ships = study.distill.scheme if study.distill.scheme in schemes else schemes[-1]
+def with_students(study: Study, names: list[str], without: list[str], file: Path) -> Study:
+    """The study with exactly these students, schemes and variants, and its scheme without each of these sites.
+
+    Raises: InputError where a variant cannot be, such as one without a site that nobody knows.
+    """
+    from study.plan import checked
+
+    plan = study.distill
+    variants = {name: {"scheme": plan.scheme, **plan.variants[name]} for name in names if name in plan.variants}
+    variants |= {f"without-{site}": {"scheme": plan.scheme, "without": [*plan.without, site]} for site in without}
+    schemes = [name for name in names if name not in variants]
+    ships = plan.scheme if plan.scheme in schemes or not schemes else schemes[-1]
     rest = [name for name in schemes if name != ships]
-    return study.model_copy(update={"distill": study.distill.model_copy(update={"scheme": ships, "compare": rest})})
+    students = {"scheme": ships, "compare": rest, "variants": variants}
+    content = study.model_dump(mode="json")
+    return checked({**content, "distill": {**content["distill"], **students}}, file)
 
 
-def with_contents(study: Study, schemes: list[str], file: Path) -> Study:
-    """The study with everything asked of the sites that these schemes need, beside what it asks already."""
-    rows = json.loads(by_itself("schemes", "--study", str(file), "--json"))
-    needed = {content for row in rows if row["name"] in schemes for content in row["contents"]}
+def with_contents(study: Study, file: Path) -> Study:
+    """The study with everything asked of the sites that its students need, beside what it asks already."""
+    rows = {row["name"]: row["contents"] for row in json.loads(by_itself("schemes", "--study", str(file), "--json"))}
+    names = [name if name in rows else study.distill.of(name).scheme for name in study.distill.students]
+    needed = {content for name in names for content in rows[name]}
     asked = [*study.answers.contents, *sorted(needed - set(study.answers.contents))]
     return study.model_copy(update={"answers": study.answers.model_copy(update={"contents": asked})})

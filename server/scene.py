@@ -41,7 +41,7 @@ class Scene:
     ) -> None:
         self.study, self.cohorts, self.clock = study, cohorts, clock
         self.sites = {site.name: SiteScene(study.teacher_of(site.name).epochs) for site in study.sites}
-        self.schemes = [study.distill.scheme, *study.distill.compare]
+        self.plans = {name: study.distill.of(name) for name in study.distill.students}
         self.steps: dict[str, int] = defaultdict(int)
         self.validated: dict[str, float] = {}
         self.shards = 0
@@ -60,9 +60,9 @@ class Scene:
             case "asking":
                 self.shards = event["shards"]
             case "step" | "validation":
-                self.steps[event["scheme"]] = max(self.steps[event["scheme"]], event["step"])
+                self.steps[event["student"]] = max(self.steps[event["student"]], event["step"])
                 if event.get("dice") is not None:
-                    self.validated[event["scheme"]] = event["dice"]
+                    self.validated[event["student"]] = event["dice"]
 
     def share(self) -> float:
         """How much of the current part is done, 0 to 1."""
@@ -75,7 +75,7 @@ class Scene:
                 sum(len(site.shards) for site in taking_part) / (n * self.shards) if self.shards else 0.0
             ),
             "distill": self._distilled,
-            "evaluate": lambda: sum(len(site.labels) for site in taking_part) / (n * len(self.schemes)),
+            "evaluate": lambda: sum(len(site.labels) for site in taking_part) / (n * len(self.plans)),
         }
         return min(1.0, shares[self.part]()) if self.part in shares else 0.0
 
@@ -98,7 +98,7 @@ class Scene:
         return sum(cohort.cases_there() for cohort in self.cohorts) / max(1, cases)
 
     def _distilled(self) -> float:
-        return sum(self.steps[scheme] for scheme in self.schemes) / (self.study.distill.steps * len(self.schemes))
+        return sum(self.steps[name] for name in self.plans) / sum(plan.steps for plan in self.plans.values())
 
     def _hear_site(self, event: Event, site: SiteScene) -> None:
         match event["kind"]:

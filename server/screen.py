@@ -65,11 +65,11 @@ class Screen:
             self._live.update(self._picture(), refresh=True)
 
     def _read(self) -> list[dict[str, Any]]:
-        """New events of the run and of its distillations, the latter with their scheme; the scene has heard them."""
+        """New events of the run and of its distillations, the latter with their student; the scene has heard them."""
         found = self._tail("", self.folder).read()
-        for scheme in self.scene.schemes:
-            log = self._tail(scheme, self.folder / "distill" / scheme)
-            found += [{**event, "scheme": scheme} for event in log.read()]
+        for name in self.scene.plans:
+            log = self._tail(name, self.folder / "distill" / name)
+            found += [{**event, "student": name} for event in log.read()]
         for event in found:
             self.scene.hear(event)
         return found
@@ -94,11 +94,11 @@ class Screen:
             table.add_column(title, justify="left" if title in {"site", "doing"} else "right", no_wrap=True)
         for name, site in self.scene.sites.items():
             table.add_row(name, *self._site(site, self.watch.latest.get(name, {})))
-        for scheme in self.scene.schemes:
-            if step := self.scene.steps[scheme]:
-                dice = f"{self.scene.validated[scheme]:.3f}" if scheme in self.scene.validated else ""
-                done = f"step {step}/{self.study.distill.steps}"
-                table.add_row(Text(scheme, style="magenta"), done, "", dice, "", "")
+        for name, plan in self.scene.plans.items():
+            if step := self.scene.steps[name]:
+                dice = f"{self.scene.validated[name]:.3f}" if name in self.scene.validated else ""
+                done = f"step {step}/{plan.steps}"
+                table.add_row(Text(name, style="magenta"), done, "", dice, "", "")
         return table
 
     def _site(self, site: SiteScene, now: dict[str, Any]) -> list[RenderableType]:
@@ -113,7 +113,7 @@ class Screen:
             f"{epoch}/{site.epochs}" + (" ✓" if site.finished else ""),
             f"{dice:.3f}" if dice is not None else "",
             f"{len(site.shards)}/{self.scene.shards}" if self.scene.shards else "",
-            f"{len(site.labels)}/{len(self.scene.schemes)}" if site.labels else "",
+            f"{len(site.labels)}/{len(self.scene.plans)}" if site.labels else "",
         ]
 
     def _now(self) -> RenderableType:

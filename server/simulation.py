@@ -90,16 +90,16 @@ class Simulation:
             self.federation.conduct("collect")
 
     def distill(self) -> None:
-        schemes = dict.fromkeys([self.study.distill.scheme, *self.study.distill.compare])
-        if others := {scheme: keys for scheme in schemes if (keys := self._otherwise(scheme))}:
-            folders = " and ".join(str(self.run.folder / "distill" / scheme) for scheme in others)
+        students = self.study.distill.students
+        if others := {label: keys for label in students if (keys := self._otherwise(label))}:
+            folders = " and ".join(str(self.run.folder / "distill" / label) for label in others)
             names = ", ".join(dict.fromkeys(key for found in others.values() for key in found))
             what = f"students of other settings are there: {', '.join(others)}; differing: {names}"
             raise InputError(what, fix=f"remove {folders}, restore the settings, or choose another folder with `--out`")
-        if missing := [scheme for scheme in schemes if not self._distilled(scheme)]:
+        if missing := [label for label in students if not self._distilled(label)]:
             at_once = max(1, cores() // self.study.distill.threads)
             with self._timed("distill"):
-                self.processes.complete([self._job(s) for s in missing], tick=self.screen.tick, at_once=at_once)
+                self.processes.complete([self._job(label) for label in missing], tick=self.screen.tick, at_once=at_once)
 
     def evaluate(self) -> None:
         if Evaluation(self.study, self.run).sites:
@@ -137,27 +137,28 @@ class Simulation:
         store, asked = open_store(self.study, self.run.folder, self.slices), len(shards(self.study, self.slices))
         return any(store.missing(site, asked, self.study.answers.contents) for site in self._teachers())
 
-    def _distilled(self, scheme: str) -> bool:
+    def _distilled(self, label: str) -> bool:
         """Whether the student is there, and no answer came after it."""
-        card = self._card(scheme)
+        card = self._card(label)
         newest = max((event["time"] for event in self.run.events("collected")), default=0.0)
         return card.exists() and card.stat().st_mtime >= newest
 
-    def _otherwise(self, scheme: str) -> list[str]:
+    def _otherwise(self, label: str) -> list[str]:
         """Keys of `[distill]` that the student which is there was trained with other values of."""
         try:
-            had = json.loads(self._card(scheme).read_bytes())["settings"]
+            had = json.loads(self._card(label).read_bytes())["settings"]
         except (OSError, ValueError, LookupError, TypeError):  # none, or damaged: `preceptor distill` says it better
             return []
-        asked = self.study.distill.model_dump(mode="json")
-        return [key for key in differing(had, asked) if key.partition(".")[0] not in {"scheme", "compare"}]
+        asked = self.study.distill.of(label).model_dump(mode="json")
+        return [key for key in differing(had, asked) if key.partition(".")[0] not in {"scheme", "compare", "variants"}]
 
-    def _card(self, scheme: str) -> Path:
-        return self.run.folder / "distill" / scheme / "student.json"
+    def _card(self, label: str) -> Path:
+        return self.run.folder / "distill" / label / "student.json"
 
-    def _job(self, scheme: str) -> Command:
-        words = ["distill", str(self.run.folder), "--scheme", scheme]
-        return preceptor(f"distilling {scheme}", *words, log=self._log(f"distill-{scheme}"))
+    def _job(self, label: str) -> Command:
+        kind = "--variant" if label in self.study.distill.variants else "--scheme"
+        words = ["distill", str(self.run.folder), kind, label]
+        return preceptor(f"distilling {label}", *words, log=self._log(f"distill-{label}"))
 
     def _preceptor(self, name: str, *words: str) -> None:
         self.processes.complete([preceptor(name, *words, log=self._log(words[0]))], tick=self.screen.tick)

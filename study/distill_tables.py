@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from study.tables import Plan, Split
+from study.keys import faults
+from study.tables import Name, Plan, Split
 
+COMMON = ("split", "compare", "variants")
+"""Keys that a variant cannot have: `split` decides which slices the sites are asked about."""
 Law = Literal["uniform", "fixed", "agreement", "as-printed", "agreement-softmax", "confidence", "best-of"]
 
 
@@ -174,6 +177,10 @@ class Distill(Plan):
     """Steps between two validations on the study lead's validation patients, and between two checkpoints."""
     split: Split = (0.8, 0.2, 0.0)
     """Shares of the study lead's patients for training, validation and test."""
+    masks: int | None = Field(None, ge=0)
+    """Only the first so many training patients with a mask are learned from with it, the others as if they had none."""
+    without: list[str] = Field(default_factory=list)
+    """Sites whose teachers are not heard."""
     mono_teacher: str | None = None
     """Site whose teacher `mono-teacher` learns from; when absent the one with the best validation Dice at home."""
     threads: int = Field(2, ge=1, le=512)
@@ -191,6 +198,9 @@ class Distill(Plan):
     protokd: ProtoKd = ProtoKd()
     amtml_kd: AmtmlKd = AmtmlKd()
     ca_mkd: CaMkd = CaMkd()
+    variants: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    """Students trained beside, under names of their own, by other values of some keys of this table: such as
+    `[distill.variants.sharp]` with `weights = { law = "agreement-softmax" }`. What is not named stays."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -198,4 +208,36 @@ class Distill(Plan):
             raise ValueError(f"`compare` names a scheme twice: {', '.join(self.compare)}")
         if self.lr_min > self.lr:
             raise ValueError(f"`lr_min` ({self.lr_min}) is above `lr` ({self.lr})")
+        for name in self.variants:
+            self.of(name)
         return self
+
+    @property
+    def students(self) -> list[str]:
+        """Every student that is trained, by name, the one that is shipped first."""
+        return list(dict.fromkeys([self.scheme, *self.compare, *self.variants]))
+
+    def of(self, name: str) -> Self:
+        """How the student of that name is trained: a scheme's by these values, a variant's by its own.
+
+        Raises: ValueError where a variant's values do not fit.
+        """
+        if name not in self.variants:
+            return self.model_copy(update={"scheme": name, "variants": {}})
+        if common := [key for key in COMMON if key in self.variants[name]]:
+            raise ValueError(f"`variants.{name}.{common[0]}` cannot differ: it is the same for all students of a study")
+        mine = self.model_dump(mode="json") | {"variants": {}}
+        try:
+            return self.strictly(_merged(mine, self.variants[name]))
+        except ValidationError as error:
+            raise ValueError(f"`variants.{name}`: {faults(error, file='[distill]', plan=type(self))}") from error
+
+
+def _merged(values: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """`values` with `others` in their place, table by table; a table of free keys (`fixed`) as a whole."""
+    found = dict(values)
+    for key, other in others.items():
+        mine = found.get(key)
+        free = key == "fixed" or not (isinstance(mine, dict) and isinstance(other, dict))
+        found[key] = other if free else _merged(dict(mine or {}), other)
+    return found

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 Row = tuple[str, str, str, str]
 """Key, type, default, meaning."""
-WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
+WORDS = {Any: "value", str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
 TOML = {"array": "a list", "list": "a list", "tuple": "a list", "object": "a table", "dictionary": "a table"}
 TOML |= {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
 """What pydantic calls a valid …, in words of the file's own language."""

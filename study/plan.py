@@ -7,7 +7,7 @@ import json
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NAME", "Amtkd", "Asked", "Augment", "Distill", "Federation", "FolderSource", "Name", "Options", "PhantomSource",
     "Plan", "Preprocess", "Site", "Source", "Student", "Study", "Task", "Teacher", "check_networks", "check_rooms",
-    "faults", "known", "read_study", "reference", "resolve", "unknown",
+    "checked", "faults", "known", "read_study", "reference", "resolve", "unknown",
 ]  # fmt: skip
 
 
@@ -68,10 +68,11 @@ class Study(Plan):
         names = [site.name for site in self.sites]
         if len(set(names)) < len(names):
             raise ValueError(f"two sites share a name: {', '.join(names)}")
-        if self.distill.mono_teacher is not None:
-            known("site", self.distill.mono_teacher, names)
-        for site in self.distill.weights.fixed:
-            known("site", site, names)
+        for plan in map(self.distill.of, self.distill.students):
+            for site in (*([plan.mono_teacher] if plan.mono_teacher else []), *plan.weights.fixed, *plan.without):
+                known("site", site, names)
+            if not set(names) - set(plan.without):
+                raise ValueError("`distill.without` leaves no teacher; leave one, or learn by `supervised`")
         if self.federation.min_sites > len(names):
             raise ValueError(
                 f"`federation.min_sites` is {self.federation.min_sites} but the study has {len(names)} sites"
@@ -106,7 +107,7 @@ class Study(Plan):
     def hash(self) -> str:
         """Twelve hex digits that change with any setting that a student's weights depend on."""
         apart: dict[str, bool | set[str]]
-        apart = {"federation": True, "answers": {"contents"}, "distill": {"scheme", "compare"}}
+        apart = {"federation": True, "answers": {"contents"}, "distill": {"scheme", "compare", "variants"}}
         settings = self.model_dump(mode="json", exclude=apart)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -114,15 +115,21 @@ class Study(Plan):
 def read_study(path: Path) -> Study:
     """study.toml checked whole; InputError names file, key and remedy of every fault. Folders become absolute."""
     try:
-        study = Study.strictly(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=path, fix="name an existing study file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"is not TOML: {error}", where=path, fix="mend that line") from error
+    return resolve(checked(content, path), path.resolve().parent)
+
+
+def checked(content: dict[str, Any], path: Path) -> Study:
+    """The study of that content; InputError naming `path` and every fault."""
+    try:
+        return Study.strictly(content)
     except ValidationError as error:
         what = faults(error, file=path.name, plan=Study)
         raise InputError(what, where=path, fix="`preceptor study` explains every key") from error
-    return resolve(study, path.resolve().parent)
 
 
 def reference() -> list[Row]:
@@ -136,8 +143,10 @@ def check_rooms(study: Study, *, schemes: Collection[str], phantoms: Mapping[str
     Apart from `read_study`, which need not know the rooms.
     """
     try:
-        for name in (study.distill.scheme, *study.distill.compare):
-            known("scheme", name, list(schemes))
+        for name in study.distill.students:
+            known("scheme", study.distill.of(name).scheme, list(schemes))
+            if name in study.distill.variants and name in schemes:
+                raise ValueError(f"`distill.variants.{name}` has the name of a scheme; give it another")
         for source in (*(site.source for site in study.sites), *study.student.sources):
             if isinstance(source, PhantomSource):
                 _check_phantom(phantoms[known("phantom", source.phantom, list(phantoms))], study.task)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 import models
 from distill import schemes
-from distill.commands import changed
+from distill.commands import changed, distill_command
 from distill.job import new_scheme, run_job
 from imaging.errors import InputError
 from imaging.lock import Lock
@@ -195,6 +195,26 @@ def test_without_validation_patients_the_last_weights_count(make_run: MakeRun) -
     card = run_job(run.study, run.folder, "supervised")
     assert (card.best_step, card.val_dice) == (7, None)
     assert [check.dice for check in card.history] == [None, None, None]
+
+
+def test_a_variant_hears_fewer_teachers_and_learns_from_fewer_masks(make_run: MakeRun) -> None:
+    variants = {"less": {"without": ["east"], "masks": 1}, "none": {"masks": 0}}
+    run = make_run(masks=5, variants=variants)
+    for name in variants:
+        distill_command(run.folder, variant=name, scheme=None, seed=None, settings=None, label=None, track=None)
+    less, none = (json.loads((run.folder / "distill" / name / "student.json").read_bytes()) for name in variants)
+    assert less["teachers"] == ["north", "south"]
+    assert less["settings"] | {"variants": {}} == run.study.distill.of("less").model_dump(mode="json")
+    told = {name: json.loads((run.folder / "distill" / name / "weights.json").read_bytes()) for name in variants}
+    case = next(case for case in run.slices.cases if case.labelled and case.start in told["less"]["slices"])
+    heard = zip(told["less"]["slices"], told["less"]["labelled"], strict=True)
+    assert [slice_id for slice_id, labelled in heard if labelled] == list(range(case.start, case.stop))
+    assert not any(told["none"]["labelled"])
+    assert none["history"][0]["terms"]["dice"] == 0 < less["history"][-1]["terms"]["dice"]
+    with pytest.raises(InputError, match="no variant is called `mone`, did you mean `none`"):
+        distill_command(run.folder, variant="mone", scheme=None, seed=None, settings=None, label=None, track=None)
+    with pytest.raises(InputError, match="no training slice has a mask"):
+        run_job(run.changed(masks=0), run.folder, "supervised")
 
 
 def test_a_study_without_any_mask_is_distilled_but_not_supervised(make_run: MakeRun) -> None:

@@ -105,6 +105,11 @@ def test_folders_become_absolute(read: Callable[..., Study], tmp_path: Path) -> 
         ("preprocess.spacing_mm", [float("inf"), 1.0], "preprocess.spacing_mm no. 1: should be a finite number"),
         ("federation.resend_s", float("inf"), "federation.resend_s: should be a finite number"),
         ("distill.compare", ["uniform", "uniform"], "distill: `compare` names a scheme twice: uniform, uniform"),
+        ("distill.variants", {"x": {"steps": "9"}}, "distill: `variants.x`: steps: should be a whole number, got"),
+        ("distill.variants", {"x": {"weigths": {}}}, "`variants.x`: weigths: is not a key of [distill], did you mean"),
+        ("distill.variants", {"x": {"split": [1, 0, 0]}}, "`variants.x.split` cannot differ"),
+        ("distill.variants", {"x": {"without": ["nort"]}}, "no site is called `nort`, did you mean `north`?"),
+        ("distill.without", ["north", "south"], "`distill.without` leaves no teacher"),
         ("student.sources", [{"phantom": "p"}], "student.sources no. 1.cases: is missing"),
         ("student.sources", [{"folder": "a", "cases": 3}], "student.sources no. 1.cases: is not a key of study.toml"),
         ("seed", 2**63, "seed: should be less than 9223372036854775808"),
@@ -124,6 +129,16 @@ def test_a_fault_is_one_line_with_file_key_and_remedy(
     assert re.match(r"/.*/study\.toml: ", message)
     assert "\n" not in message
     assert "Input" not in message
+
+
+def test_a_variant_is_the_study_with_other_values(read: Callable[..., Study]) -> None:
+    given = {"sharp": {"scheme": "uniform", "amtkd": {"beta": 0.5}, "weights": {"law": "fixed", "fixed": {"north": 1}}}}
+    study = read(distill__variants=given, distill__weights={"fixed": {"south": 1.0}}, distill__amtkd={"alpha": 0.3})
+    sharp = study.distill.of("sharp")
+    assert (sharp.scheme, sharp.amtkd.beta, sharp.amtkd.alpha) == ("uniform", 0.5, 0.3)
+    assert sharp.weights.fixed == {"north": 1.0}
+    assert study.distill.students[-1] == "sharp"
+    assert study.hash() == read(distill__weights={"fixed": {"south": 1.0}}, distill__amtkd={"alpha": 0.3}).hash()
 
 
 def test_every_fault_is_told_at_once(read: Callable[..., Study]) -> None:

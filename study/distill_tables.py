@@ -154,6 +154,15 @@ class CaMkd(Plan):
     """Weight of the hints (theirs: 50); they need `features`, whole feature maps of every teacher."""
 
 
+class Consensus(Plan):
+    """`[distill.consensus]`: our own scheme, chosen on validation patients (docs/results.md)."""
+
+    kl: float = Field(1.0, ge=0)
+    """Weight of the KL to the teachers' mixture."""
+    overlap: float = Field(0.5, ge=0)
+    """Weight of the Dice loss with the teachers' mixture."""
+
+
 class Distill(Plan):
     """`[distill]`: the central training of the student."""
 
@@ -198,6 +207,7 @@ class Distill(Plan):
     protokd: ProtoKd = ProtoKd()
     amtml_kd: AmtmlKd = AmtmlKd()
     ca_mkd: CaMkd = CaMkd()
+    consensus: Consensus = Consensus()
     variants: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     """Students trained beside, under names of their own, by other values of some keys of this table: such as
     `[distill.variants.sharp]` with `weights = { law = "agreement-softmax" }`. What is not named stays."""

@@ -25,3 +25,16 @@ def dice_loss(probs: Tensor, mask: Tensor, *, smooth: float = 1.0) -> Tensor:
     overlap = (probs * target).sum((-2, -1))
     total = probs.sum((-2, -1)) + target.sum((-2, -1))
     return (1 - (2 * overlap + smooth) / (total + smooth)).mean(-1)
+
+
+def soft_dice_loss(probs: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
+    """1 - Dice with a target of probabilities, mean over the foreground classes, in [0, 1]: 0 where both are the same.
+
+    Shapes: probs and target (N, C, H, W); returns (N,). With a target of ones and zeros it is `dice_loss`. Source: Wang
+    et al. 2023, Dice semimetric losses: 2 min(p, q) = p + q - |p - q| in the place of 2 p q, whose loss with a soft
+    target is lowest at another prediction than the target.
+    """
+    probs, target = probs[:, 1:], target[:, 1:]
+    total = (probs + target).sum((-2, -1))
+    apart = (probs - target).abs().sum((-2, -1))
+    return (apart / (total + smooth)).mean(-1)

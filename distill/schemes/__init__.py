@@ -26,6 +26,7 @@ SCHEMES = {
     "protokd": "distill.schemes.protokd:ProtoKd",
     "amtml-kd": "distill.schemes.amtml:AmtmlKd",
     "ca-mkd": "distill.schemes.ca_mkd:CaMkd",
+    "consensus": "distill.schemes.consensus:Consensus",
 }
 """Id -> module and class; loaded when asked for, since they import torch."""
 

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from distill.losses.attention import attention_transfer
 from distill.losses.contrast import contrast_distance
-from distill.losses.dice import dice_loss, one_hot
+from distill.losses.dice import dice_loss, one_hot, soft_dice_loss
 from distill.losses.kl import soften, student_first_kl, teacher_first_kl
 from distill.losses.lovasz import lovasz_softmax
 
@@ -56,6 +56,18 @@ def test_dice_loss_agrees_with_monai(classes: int) -> None:
     )
     expected = theirs(logits, mask[:, None]).flatten(1).mean(1)
     assert_close(dice_loss(logits.softmax(1), mask), expected)
+
+
+def test_soft_dice_loss_worked() -> None:
+    student, teachers = binary([[0.9, 0.2], [0.6, 0.1]]), binary([[0.7, 0.4], [0.6, 0.0]])
+    assert_close(soft_dice_loss(student, teachers), torch.tensor([0.5 / 4.5], dtype=student.dtype))
+    assert_close(soft_dice_loss(teachers, teachers), torch.zeros(1, dtype=student.dtype))
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_soft_dice_loss_of_a_mask_is_dice_loss(classes: int) -> None:
+    probs, mask = torch.randn(3, classes, 7, 11).softmax(1), torch.randint(classes, (3, 7, 11))
+    assert_close(soft_dice_loss(probs, one_hot(mask, classes).to(probs.dtype)), dice_loss(probs, mask))
 
 
 def test_dice_loss_is_nothing_for_the_mask_itself_and_judges_each_slice_alone() -> None:

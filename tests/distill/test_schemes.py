@@ -54,6 +54,7 @@ TERMS = {
     "protokd": {"kl", "prototypes"},
     "amtml-kd": {"kl", "distance", "angle", "decay"},
     "ca-mkd": {"kl"},
+    "consensus": {"kl", "overlap"},
 }
 LATER = {"cirkd": {"pixel", "region"}}
 """Terms that are 0 until something was remembered."""
@@ -258,7 +259,7 @@ def test_the_student_leaves_with_nothing_of_the_scheme_in_it(name: str, student:
 def test_needs_say_what_each_scheme_asks_of_the_sites() -> None:
     needs = {name: schemes.create(name, nn.Identity(), Distill(), 2).needs for name in schemes.names()}
     assert {name for name, need in needs.items() if need.teachers == "all"} == {
-        "uniform", "amtkd", "amtml-kd", "ca-mkd",
+        "uniform", "amtkd", "amtml-kd", "ca-mkd", "consensus",
     }  # fmt: skip
     assert {name for name, need in needs.items() if need.teachers == "none"} == {"supervised"}
     assert [name for name, need in needs.items() if not need.unlabelled] == ["supervised"]

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from client.answer_command import answer_command
 from client.commands import evaluate_command, site_app
 from distill import schemes
 from distill.commands import check_contents, distill_command, report_command, schemes_command, tables_command
@@ -43,6 +44,7 @@ app.command("compare")(compare_command)
 app.command("tables")(tables_command)
 app.command("phantom")(phantom_command)
 app.add_typer(site_app, name="site")
+app.command("answer")(answer_command)
 app.command("distill")(distill_command)
 app.command("evaluate")(evaluate_command)
 app.command("report")(report_command)

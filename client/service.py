@@ -24,6 +24,7 @@ from client.handlers import Site
 from client.site import SiteConfig
 from client.status import Work
 from imaging.errors import InputError
+from models.onnx_network import OnnxNetwork
 from study.training import use_threads
 from study.wire import Failure, pack
 
@@ -110,13 +111,17 @@ class Service:
 def serve(config: SiteConfig) -> NoReturn:
     """Serve a site until SIGTERM or Ctrl-C; what is under way then is cut and resumes from its last checkpoint.
 
-    Raises: InputError when the data cannot be read, the workspace not written, or the socket is in use.
+    Raises: InputError when the data cannot be read, the workspace not written, the socket is in use, or the site's ONNX
+    teacher is none.
     """
     if not config.data.is_dir():
         raise InputError("is no folder", where=config.data, fix="name the folder of scans in `data` of site.toml")
     os.umask(0o077)  # caches, checkpoints and logs of patients are the service's user's alone
     start_logging(config.workspace)
     use_threads(config.threads)
+    if config.teacher is not None:
+        told = OnnxNetwork(config.teacher)
+        log.info("teacher %s: %d classes, gives %s", config.teacher, told.classes, told.gives)
     listener = listen(config.socket)
 
     def leave(number: int, frame: object) -> NoReturn:

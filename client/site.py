@@ -16,7 +16,7 @@ SOCKET_BYTES = 107
 
 
 class SiteConfig(Plan):
-    """A whole site.toml; folders are relative to the file."""
+    """A whole site.toml; folders and files are relative to it."""
 
     name: Name
     """The site's name in the study, under which its node was registered."""
@@ -32,6 +32,8 @@ class SiteConfig(Plan):
     """Only patients from the first number up to, not including, the second, in the order of their ids."""
     masks: int | None = Field(None, ge=0)
     """Only the first so many of these patients keep their masks."""
+    teacher: Path | None = None
+    """An ONNX file that is this site's teacher in place of a training; see docs/any-teacher.md."""
     policy: Policy = Policy()
 
 
@@ -47,7 +49,8 @@ def read_site(path: Path) -> SiteConfig:
         words = faults(error, file=path.name, plan=SiteConfig)
         raise InputError(words, where=path, fix="`preceptor site serve --help` shows a whole site.toml") from error
     base = path.resolve().parent
-    folders = {key: (base / getattr(config, key)).resolve() for key in ("data", "workspace", "socket")}
+    named = ("data", "workspace", "socket", *(["teacher"] if config.teacher else []))
+    folders = {key: (base / getattr(config, key)).resolve() for key in named}
     if len(str(folders["socket"]).encode()) > SOCKET_BYTES:
         what = f"`socket` is longer than the {SOCKET_BYTES} bytes that a unix socket's path may have"
         raise InputError(what, where=path, fix='choose a shorter one, such as "/run/preceptor/site.sock"')

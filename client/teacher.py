@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 import models
 from client.site import SiteConfig
 from imaging.errors import InputError
 from models.knowledge import told
+from models.onnx_network import OnnxNetwork
 from study.answers import Answers, AnswersHeader
 from study.checkpoint import begun
 from study.training import evaluating, load_best, weights_hash
@@ -86,10 +89,12 @@ class Teacher:
 
 
 def load_teacher(config: SiteConfig, assignment: Assignment) -> Teacher:
-    """The teacher trained for that assignment, with its best weights so far.
+    """The teacher trained for that assignment, with its best weights so far, or the one that `config` names.
 
     Raises: InputError when none has been trained, or its checkpoint is damaged.
     """
+    if config.teacher is not None:
+        return teacher_at(config.teacher, config.name, assignment)
     folder = folder_of(config, assignment)
     if not begun(folder):
         raise InputError(
@@ -97,7 +102,34 @@ def load_teacher(config: SiteConfig, assignment: Assignment) -> Teacher:
             where=folder,
             fix="train the teachers first; if the run takes this one for finished, delete its teachers/SITE.json there",
         )
-    weights = load_best(folder)
+    return teacher_at(folder, config.name, assignment)
+
+
+def teacher_at(path: Path, site: str, assignment: Assignment) -> Teacher:
+    """The teacher that lies there ready: an ONNX file, a folder with a checkpoint, or plain weights (`.safetensors`).
+
+    The latter two are weights of the network that the study names for that site.
+    Raises: InputError when it cannot be read, or its network or classes are not the study's.
+    """
+    classes, network_of = len(assignment.task.classes), assignment.teacher.model
+    if path.suffix == ".onnx":
+        foreign = OnnxNetwork(path, classes=classes, size=assignment.preprocess.size)
+        return Teacher(site, assignment, foreign.eval(), foreign.weights_hash)
+    weights = load_best(path) if path.is_dir() else _plain_weights(path)
     network = build(assignment, fresh=False)
-    network.load_state_dict(weights)
-    return Teacher(config.name, assignment, network.eval(), weights_hash(weights))
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        what = f"holds the weights of another network than `{network_of}` of {classes} classes"
+        fix = f"name the network that was trained by `model` and `options` of site {site} in the study"
+        raise InputError(what, where=path, fix=fix) from error
+    return Teacher(site, assignment, network.eval(), weights_hash(weights))
+
+
+def _plain_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        weights: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        fix = "name an ONNX file, a teacher's folder with checkpoint.pt, or weights as .safetensors"
+        raise InputError(f"is no teacher that can be read ({error})", where=path, fix=fix) from error
+    return weights

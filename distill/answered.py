@@ -14,12 +14,13 @@ from distill.sources import StoredAnswers
 from distill.unpacked import unpacked
 from imaging.errors import InputError
 from imaging.slices import SliceCache
+from models.contents import ONNX
 from study.cohorts import open_store, shards
 from study.plan import Study
 from study.run import Run, left_out
 from study.store import AnswerStore
 
-COLLECT = "run the phase `collect` again (`preceptor simulate` goes on with it by itself)"
+COLLECT = "run the phase `collect` again (`preceptor simulate` goes on with it by itself), or `preceptor answer`"
 
 
 def open_answers(
@@ -28,7 +29,7 @@ def open_answers(
     """What the sites answered about the training slices `ids`, as far as a scheme needs it, unpacked for fast reading.
 
     Raises: InputError when no or too few sites have answered, a site's answers are not complete although it was not
-    left out, one is damaged, or a site's policy withheld what the scheme needs.
+    left out, one is damaged, or no site gave what the scheme needs (by its policy, or having logits alone).
     """
     store = open_store(study, run_folder, slices)
     sites = answering(study, Run(run_folder), store, len(shards(study, slices)), needs.contents)
@@ -43,9 +44,10 @@ def open_answers(
         withholding = [site for site in sites if content in store.withheld(site)]
         if len(withholding) == len(sites):
             what = f"no site released {content}, which the scheme needs"
-            learn = "learn without it (such as `--set amtkd.alpha=0 --label NAME`)"
-            gone = ", ".join(str(store.folder / site / store.round_name / content) for site in withholding)
-            fix = f"{learn}, or ask a site to allow it, remove {gone} and {COLLECT}"
+            fix = "learn without it (such as `--set amtkd.alpha=0 --label NAME`)"
+            if able := [site for site in withholding if store.card(site).model != ONNX]:
+                gone = ", ".join(str(store.folder / site / store.round_name / content) for site in able)
+                fix += f", or ask a site to allow it, remove {gone} and {COLLECT}"
             raise InputError(what, where=store.folder, fix=fix)
     caches = run_folder / "distill" / "answers-cache"
     return StoredAnswers({site: unpacked(store, site, needs.contents, caches / site, ids) for site in sites})
@@ -81,6 +83,6 @@ def single_teacher(study: Study, store: AnswerStore, sites: Sequence[str]) -> st
     if chosen is None:
         return max(sites, key=lambda site: store.card(site).dice)
     if chosen not in sites:
-        what = f"`distill.mono_teacher` is {chosen}, which has answered nothing"
+        what = f"`distill.mono_teacher` is {chosen}, which has not answered what the scheme needs"
         raise InputError(what, where=store.folder, fix=f"name one that has: {', '.join(sites)}")
     return chosen

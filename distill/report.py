@@ -131,7 +131,9 @@ def _cross(run: Path, sites: Sequence[str]) -> list[Row]:
 
 def _curves(run: Path, cards: Sequence[Card], schemes: Sequence[str]) -> list[str]:
     """Validation Dice of teachers by epoch; loss and validation Dice of students by step."""
-    teachers = [(card.site, [e.epoch for e in card.history], [e.dice for e in card.history]) for card in cards]
+    teachers = [
+        (card.site, [e.epoch for e in card.history], [e.dice for e in card.history]) for card in cards if card.history
+    ]
     losses, dices = [], []
     for scheme in schemes:
         log = events(run / "distill" / scheme)

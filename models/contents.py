@@ -11,6 +11,8 @@ Content = Literal["logits", "attention", "attention-2", "attention-4", "contrast
 CONTENTS: tuple[Content, ...] = get_args(Content)
 DEFAULT: tuple[Content, ...] = ("logits", "attention", "contrast")
 """What AMTKD learns from."""
+ONNX = "onnx"
+"""What cards call a teacher that came as an ONNX file: it has logits alone, since nobody can look inside."""
 NODES = 4
 """Side of the grid that pair-wise affinities are taken on (SKD's code: half the feature grid as kernel)."""
 

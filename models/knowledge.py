@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.contents import NODES, arrays_of
 from models.registry import TAPS
-from models.taps import tap
+from models.taps import opaque, tap
 
 NO_MASK = 255
 """Mask value of a slice that nobody has outlined."""
@@ -29,8 +29,11 @@ def told(
     """The contents that `wants` names, as `network` tells them of a batch of slices, under the arrays' names.
 
     Shapes: images (N, 1, H, W) float32, masks (N, H, W) of class numbers or `NO_MASK`; the arrays (N, …) as
-    `models.contents` has them, on the network's device. The network is in evaluation mode already.
+    `models.contents` has them, on the network's device. The network is in evaluation mode already. One without taps
+    tells logits alone.
     """
+    if opaque(network):
+        wants = {"logits"}.intersection(wants)
     with ExitStack() as stack:
         features = stack.enter_context(tap(network, TAPS)) if set(wants) - {"logits"} else {}
         logits = network(images)

@@ -34,6 +34,12 @@ def tap(net: nn.Module, names: Sequence[str] = ("encoder", "decoder")) -> Iterat
         yield features
 
 
+def opaque(net: nn.Module) -> bool:
+    """Whether nobody can look inside: a network that has no taps."""
+    inner = unwrapped(net)
+    return isinstance(inner, Network) and not inner.taps
+
+
 def unwrapped(net: nn.Module) -> nn.Module:
     """The network itself, without what Fabric or DistributedDataParallel put around it."""
     while isinstance(inside := getattr(net, "module", None), nn.Module):

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from imaging.errors import InputError
-from server.cards import finished, read_card
 from server.exchange import Ask
 from study.answers import Answers
+from study.cards import finished, read_card
 from study.cohorts import assignment, lead_slices, make_shard, open_store, shards
 from study.plan import Study
 from study.run import Run

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 
 from imaging.atomic import write_text
 from imaging.errors import InputError
-from server.cards import read_card
 from server.exchange import Ask
+from study.cards import read_card
 from study.cohorts import assignment
 from study.plan import Study
 from study.run import Run

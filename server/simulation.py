@@ -12,7 +12,6 @@ from pathlib import Path
 from rich.console import Console
 
 from imaging.errors import InputError
-from server.cards import card_path, finished
 from server.evaluate import Evaluation
 from server.federation import Federation
 from server.hospitals import Cohort, cohorts, cores, preceptor, write_site
@@ -21,6 +20,7 @@ from server.screen import Screen
 from server.train import Training
 from server.watch import Watch
 from server.words import PARTS
+from study.cards import card_path, finished
 from study.cohorts import lead_slices, open_store, shards
 from study.plan import FolderSource, Study
 from study.run import Run, create_or_resume, differing

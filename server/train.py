@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 
 from imaging.errors import InputError
-from server.cards import finished, read_card, write_card
 from server.exchange import Ask
+from study.cards import finished, read_card, write_card
 from study.cohorts import assignment
 from study.plan import Study
 from study.run import Run
@@ -50,6 +50,6 @@ class Training:
         if card.epochs < until and not card.finished:
             raise InputError(f"trained to epoch {card.epochs}, asked was epoch {until}")
         earlier = read_card(self.run.folder, site)
-        if earlier is None or (card.epochs, card.finished) > (earlier.epochs, earlier.finished):
+        if earlier is None or (card.finished, card.epochs) > (earlier.finished, earlier.epochs):
             write_card(self.run.folder, card)  # else a message sent again was answered late
             self.run.event("taught", site=site, epoch=card.epochs, dice=card.dice, finished=card.finished)

@@ -21,7 +21,8 @@ PARTS = {
 
 def _taught(event: Event) -> str:
     end = ", finished" if event["finished"] else ""
-    return f"{event['site']}: epoch {event['epoch']}, validation Dice {event['dice']:.3f}{end}"
+    epoch = f"epoch {event['epoch']}" if event["epoch"] else "its teacher came ready"
+    return f"{event['site']}: {epoch}, validation Dice {event['dice']:.3f}{end}"
 
 
 def _validated(event: Event) -> str:
@@ -52,7 +53,8 @@ WORDS: dict[str, Callable[[Event], str]] = {
     "asking": lambda e: f"{e['slices']} slices in {e['shards']} shards go to {', '.join(e['sites'])}",
     "collected": lambda e: f"{e['site']}: shard {e['shard'] + 1} of {e['of']} ({e['bytes'] / 1e6:.1f} MB)",
     "withheld": lambda e: (
-        f"{e['site']}: its policy withholds {' and '.join(e['contents'])}; a scheme that needs it will be refused"
+        f"{e['site']}: gives no {' and '.join(e['contents'])} (by its policy, or its teacher has logits alone); "
+        "a scheme that needs it learns it from the other sites, and is refused where none gives it"
     ),
     "settings-changed": lambda e: f"goes on with other values of {', '.join(e['keys'])}",
     "put-aside": lambda e: f"a scan of the study lead is put aside: {e['what']}",

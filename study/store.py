@@ -37,7 +37,7 @@ class Notes(Header):
 
     card: Card
     arrays: dict[str, Row]
-    """None but the slice ids where the site's policy withholds this content."""
+    """None but the slice ids where the site withholds this content, or its teacher cannot tell it."""
     shard_slices: int
     slices: str
     """Identity of the slices that are answered about."""
@@ -68,7 +68,7 @@ class AnswerStore:
         return [content for content in CONTENTS if (self._path(site, content) / "zarr.json").exists()]
 
     def withheld(self, site: str) -> list[str]:
-        """Those of them that its policy withholds."""
+        """Those of them that its policy withholds, or its teacher cannot tell."""
         return [one for one in self.contents(site) if self._notes(site, one).arrays.keys() == {"slice_ids"}]
 
     def card(self, site: str) -> Card:

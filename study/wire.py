@@ -69,17 +69,19 @@ class Card(Header):
 
     site: Name
     model: str
+    """Of `preceptor models`, or `onnx`: then `options` say what the file gives, logits or probabilities."""
     options: Options
     parameters: Count
     weights_hash: str
     """SHA-256 of the best epoch's weights: two answers under one hash come from one teacher."""
     fingerprint: str
     epochs: Count
-    """Epochs trained so far."""
+    """Epochs trained so far; 0 for a teacher that came ready, as `best_epoch`, and no `history`."""
     finished: bool
-    """True when the last epoch is reached or early stopping ended it."""
+    """True when the last epoch is reached or early stopping ended it, and for a teacher that came ready."""
     dice: Share
-    """Validation Dice of the best epoch, which smoothed Dice chose."""
+    """Validation Dice of the best epoch, which smoothed Dice chose. Of a teacher that came ready: on the site's
+    patients that are not for testing, or on the study lead's where `preceptor answer` asked it."""
     best_epoch: Count
     patients: Parts
     slices: Parts

@@ -19,9 +19,9 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run as FlowerRun
 
 from server.app import conduct
-from server.cards import read_card
 from server.line import FlowerLine
 from study.answers import Answers, AnswersHeader
+from study.cards import read_card
 from study.plan import Study
 from study.run import Run, create_or_resume
 from study.wire import (

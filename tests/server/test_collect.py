@@ -12,8 +12,8 @@ import pytest
 
 from imaging.errors import InputError
 from models.contents import DEFAULT, arrays_of
-from server.cards import write_card
 from study.answers import Answers
+from study.cards import write_card
 from study.cohorts import lead_slices, lead_split, open_store
 from study.store import AnswerStore
 from study.wire import Shard

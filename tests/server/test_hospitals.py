@@ -136,3 +136,11 @@ def test_a_policy_that_somebody_wrote_stays(tmp_path: Path) -> None:
     path.write_text("[policy\n")
     with pytest.raises(InputError, match="is not TOML"):
         write_site(study(), tmp_path, "hospital-a", Path("/run/other.sock"))
+
+
+def test_a_teacher_that_somebody_named_stays(tmp_path: Path) -> None:
+    write_site(study(), tmp_path, "hospital-a", Path("/run/s.sock"))
+    path = tmp_path / "hospitals" / "hospital-a" / "site.toml"
+    path.write_text('teacher = "teacher.onnx"\n' + path.read_text())
+    write_site(study(), tmp_path, "hospital-a", Path("/run/other.sock"))
+    assert read_site(path).teacher == path.parent / "teacher.onnx"

@@ -14,10 +14,10 @@ from typing import Any, cast
 import pytest
 
 from imaging.errors import InputError
-from server.cards import card_path
 from server.deployment import Coordinator
 from server.federation import Federation
 from server.simulation import Simulation
+from study.cards import card_path
 from study.plan import Distill
 from study.run import Run
 

@@ -12,7 +12,7 @@ import pytest
 from client import app
 from imaging.errors import InputError
 from server import exchange
-from server.cards import read_card, write_card
+from study.cards import read_card, write_card
 from study.wire import Failure, TeachRequest, pack, unpack
 from tests.server.loopback import SITES, LostError, failing, pause
 

@@ -106,9 +106,9 @@ class Runner(nn.Module):
         try:
             raw = self.run(noise)
         except Exception as error:  # ONNX Runtime has a class of its own for each cause, below RuntimeError or not
-            what = f"the model cannot be run on slices of {size[0]} × {size[1]} ({_first_line(error)})"
+            what = f"the model cannot be run on slices of {size[0]} × {size[1]}"
             fix = "export it for that size, with a dynamic batch or a batch of 1"
-            raise InputError(what, where=self.path, fix=fix) from error
+            raise InputError(what, where=_place(self.path, error), fix=fix) from error
         if raw.ndim != 4 or len(raw) != 2 or raw.shape[1] < 2:
             what = f"the model gives {tuple(raw.shape)} for two slices, not (2, classes, H, W)"
             fix = "export it with a channel for each class, the background's first"
@@ -133,7 +133,7 @@ def _content(path: Path) -> tuple[bytes, int]:
         raise InputError(f"cannot be read ({error.strerror})", where=path, fix="name an ONNX file") from error
     except Exception as error:  # protobuf's and onnx's own classes, for a damaged file and for one above 2 GiB
         fix = "export the model again, in one file below 2 GiB or with its weights' file beside it"
-        raise InputError(f"is no ONNX model that can be read ({_first_line(error)})", where=path, fix=fix) from error
+        raise InputError("is no ONNX model that can be read", where=_place(path, error), fix=fix) from error
     weights = [one for one in model.graph.initializer if one.data_type != onnx.TensorProto.INT64]  # those are shapes
     return content, sum(math.prod(one.dims) for one in weights)
 
@@ -147,7 +147,7 @@ def _session(content: bytes, path: Path) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         fix = f"export it for ONNX Runtime {onnxruntime.__version__}, without operators of your own"
-        raise InputError(f"the model cannot be loaded ({_first_line(error)})", where=path, fix=fix) from error
+        raise InputError("the model cannot be loaded", where=_place(path, error), fix=fix) from error
 
 
 def _only(ends: list[Any], kind: str, path: Path) -> Any:
@@ -163,5 +163,6 @@ def _said(end: Any) -> str:
     return f"({shape}) of {end.type.removeprefix('tensor(').removesuffix(')')}"
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def _place(path: Path, error: Exception) -> str:
+    """The file, and the library's own words, which may name files: of an error only its place stays at a site."""
+    return f"{path} ({(str(error).strip() or type(error).__name__).splitlines()[0][:200]})"

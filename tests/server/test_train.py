@@ -31,6 +31,20 @@ def test_every_teacher_is_trained_to_its_end_in_rounds(make_bench: Make) -> None
     assert (ended["phase"], ended["fault"]) == ("train", None)
 
 
+def test_a_teacher_that_came_ready_takes_the_place_of_a_training_that_had_begun(make_bench: Make) -> None:
+    bench = make_bench()
+    desk = bench.desks["hospital-a"]
+    ready = {"model": "onnx", "epochs": 0, "finished": True, "history": []}
+
+    def reply(action: str, body: bytes) -> bytes:
+        return pack(desk.card(unpack(body, TeachRequest)[0], **ready))
+
+    desk.before = [lambda *_: None, reply, reply]  # the first round trained it
+    bench.conduct("train")
+    assert (bench.card("hospital-a").model, bench.card("hospital-a").finished) == ("onnx", True)
+    assert len(desk.labels()) <= 3, "one more may be under way"
+
+
 def test_no_site_waits_for_another(make_bench: Make) -> None:
     bench, others = make_bench(), threading.Event()
     quick = bench.desks["hospital-a"]

@@ -1,0 +1,155 @@
+"""Negative controls: what a student gains from teachers who know nothing, and from answers about other slices.
+
+    python benchmarks/controls.py RUN [RUN …] --work FOLDER [--seeds 2] [--steps 1000] [--json]
+
+Of each finished run (one a seed of one study) three copies are made in FOLDER, each with a store of its own: the run's
+answers; those of its teachers' networks freshly initialised; the run's answers permuted among the slices, all sites'
+alike. `amtkd` learns from each and is compared with `supervised`, paired by patient, on every site's validation and
+test patients. A gain of the latter two would come from anything but what teachers know. The same command goes on where
+it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from client.fill import fill
+from client.matrix import matrix
+from client.site import read_site
+from client.teacher import Teacher, build
+from distill.comparison import Split, Trainings, differences
+from distill.comparison_tables import markdown
+from distill.job import run_job
+from models.contents import DEFAULT
+from study.cohorts import assignment, lead_slices, open_store, shards
+from study.draws import derived, generator
+from study.plan import Asked, Study
+from study.run import read_study_of
+from study.store import AnswerStore
+from study.training import use_threads, weights_hash
+from study.wire import CaseMetrics
+
+ByRun = list[dict[str, list[CaseMetrics]]]
+"""Cases of one training: run and seed -> site -> cases."""
+
+
+def copied(run: Path, folder: Path) -> Path:
+    """A run folder with the study lead's scans and slices alone."""
+    for name in ("study.json", "student", "lead"):
+        source, target = run / name, folder / name
+        if source.is_dir() and not target.exists():
+            shutil.copytree(source, target)
+        elif source.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    return folder
+
+
+def true(study: Study, run: Path, folder: Path) -> None:
+    """The run's own answers."""
+    shutil.copytree(run / "store", folder / "store", dirs_exist_ok=True)
+
+
+def untrained(study: Study, run: Path, folder: Path) -> None:
+    """Answers of the teachers' networks as they are before their training."""
+    slices = lead_slices(study, folder)
+    for site in study.sites:
+        asks = assignment(study, site.name)
+        torch.manual_seed(derived(study.seed, "untrained", site.name))
+        network = build(asks, fresh=False).eval()
+        fill(study, folder, slices, Teacher(site.name, asks, network, weights_hash(network.state_dict())))
+
+
+def shuffled(study: Study, run: Path, folder: Path) -> None:
+    """The run's answers, each about another slice: all sites' permuted alike."""
+    slices = lead_slices(study, folder)
+    source = AnswerStore(run / "store", shard_slices=study.federation.shard_slices, slices=slices.identity())
+    target, asked = open_store(study, folder, slices), shards(study, slices)
+    order = generator(study.seed, "shuffled").permutation(sum(map(len, asked)))
+    for site in source.sites():
+        given = [content for content in DEFAULT if content not in source.withheld(site)]
+        answers = list(source.in_order(site, given))
+        if len(answers) < len(asked):
+            raise SystemExit(f"{run}: {site} has not answered all shards")
+        whole = {name: np.concatenate([one.arrays[name] for one in answers])[order] for name in answers[0].arrays}
+        start = 0
+        for one in answers:
+            stop = start + len(one.slice_ids)
+            arrays = {name: array[start:stop] for name, array in whole.items()}
+            target.write(replace(one, arrays=arrays), source.card(site), DEFAULT)
+            start = stop
+
+
+STORES: dict[str, Callable[[Study, Path, Path], None]] = {
+    "amtkd": true,
+    "amtkd-untrained": untrained,
+    "amtkd-shuffled": shuffled,
+}
+
+
+def trained(run: Path, work: Path, seed: int, steps: int | None) -> list[Path]:
+    """The folders of one seed's students, `supervised` first."""
+    study = read_study_of(run)
+    study = study.model_copy(update={"answers": Asked(contents=list(DEFAULT))})
+    if steps:
+        study = study.model_copy(update={"distill": study.distill.model_copy(update={"steps": steps})})
+    use_threads(study.distill.threads)
+    found = []
+    for label, store in STORES.items():
+        folder = copied(run, work / label)
+        if not (folder / "stored").exists():
+            store(study, run, folder)
+            (folder / "stored").touch()
+        for scheme in ("supervised", "amtkd") if label == "amtkd" else ("amtkd",):
+            name = scheme if label == "amtkd" else label
+            run_job(study, folder, scheme, seed=study.seed + 1000 * seed, label=f"{name}-{seed}")
+            found.append(folder / "distill" / f"{name}-{seed}")
+            print(f"{run.name}: {name}, seed {seed}", flush=True)
+    return found
+
+
+def evaluated(run: Path, students: list[Path], split: Split) -> dict[str, dict[str, list[CaseMetrics]]]:
+    """Label -> site -> cases."""
+    study = read_study_of(run)
+    sites = [read_site(run / "hospitals" / site.name / "site.toml") for site in study.sites]
+    found: dict[str, dict[str, list[CaseMetrics]]] = {}
+    for row in matrix(study, sites, teachers=[], students=students, split=split):
+        cases = [CaseMetrics.model_validate(case) for case in row.cases]
+        found.setdefault(row.network.rpartition("-")[0], {})[row.site] = cases
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the copies and their students")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of each student in each run")
+    parser.add_argument("--steps", type=int, help="instead of the study's")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    students = {
+        (run, seed): trained(run, arguments.work / run.name, seed, arguments.steps)
+        for run in arguments.runs
+        for seed in range(arguments.seeds)
+    }
+    splits: tuple[Split, ...] = ("val", "test")
+    for split in splits:
+        rows = [evaluated(run, folders, split) for (run, _), folders in students.items()]
+        cases: dict[str, ByRun] = {label: [row[label] for row in rows] for label in rows[0]}
+        trainings = Trainings(tuple(run for run, _ in students), tuple(cases), cases)
+        if arguments.json:
+            print(json.dumps({split: [vars(one) for one in differences(trainings, "supervised")]}))
+        else:
+            print(f"\n## {split} patients\n\n{markdown(trainings, 'supervised')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -42,7 +42,7 @@ def answer_command(
     from study.training import use_threads
 
     study, run = _opened(place, out)
-    paths = dict(_named(words, study) for words in teacher)
+    paths = _named(teacher, study)
     use_threads(study.distill.threads)
     teachers = [teacher_at(path, name, assignment(study, name)) for name, path in paths.items()]  # all before any asks
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as bar:
@@ -59,9 +59,12 @@ def answer_command(
 
 def _opened(place: Path, out: Path | None) -> tuple[Study, Path]:
     """The study and its run folder, which is made for a study.toml."""
+    from imaging.errors import InputError
     from study.plan import read_study
     from study.run import create_or_resume, read_study_of
 
+    if place.is_dir() and out is not None:
+        raise InputError(f"`--out {out}` beside a run's folder", fix="name the run alone, or a study.toml with `--out`")
     if place.is_dir():
         return read_study_of(place), place
     study = read_study(place)
@@ -70,13 +73,19 @@ def _opened(place: Path, out: Path | None) -> tuple[Study, Path]:
     return create_or_resume(folder, study).study, folder
 
 
-def _named(words: str, study: Study) -> tuple[str, Path]:
+def _named(teachers: list[str], study: Study) -> dict[str, Path]:
+    """The teachers' places by their sites; InputError where a site is unknown or comes twice."""
     from imaging.errors import InputError
 
-    name, found, path = words.partition("=")
-    if not found or not path:
-        raise InputError(f"`--teacher {words}` is not NAME=PATH", fix="such as --teacher hospital-a=teacher.onnx")
-    return study.site(name).name, Path(path)
+    paths: dict[str, Path] = {}
+    for words in teachers:
+        name, found, path = words.partition("=")
+        if not found or not path:
+            raise InputError(f"`--teacher {words}` is not NAME=PATH", fix="such as --teacher hospital-a=teacher.onnx")
+        if study.site(name).name in paths:
+            raise InputError(f"`--teacher` names {name} twice", fix="a site has one teacher")
+        paths[name] = Path(path)
+    return paths
 
 
 def _print(study: Study, run: Path, cards: list[Card]) -> None:

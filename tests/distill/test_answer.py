@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
 import typer
 from safetensors.torch import save_file
@@ -32,10 +33,10 @@ ENCODER = "tu-tf_mobilenetv3_small_minimal_100"
 ALL = Needs(contents=("logits", "attention", "contrast"))
 
 
-def answer(run: MadeRun, *named: str) -> str:
+def answer(run: MadeRun, *named: str, place: Sequence[object] = ()) -> str:
     app = typer.Typer()
     app.command()(answer_command)
-    arguments = [str(run.folder), *(word for one in named for word in ("--teacher", one))]
+    arguments = [*map(str, place or [run.folder]), *(word for one in named for word in ("--teacher", one))]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     return result.stdout
@@ -107,6 +108,17 @@ def test_nothing_is_asked_twice_and_a_damaged_shard_alone_again(run: MadeRun) ->
     assert np.array_equal(run.store.read("north", 1, ["logits"]).arrays["logits"], before)
 
 
+def test_a_study_file_becomes_a_run(run: MadeRun, tmp_path: Path) -> None:
+    file, folder = tmp_path / "study.toml", tmp_path / "made"
+    file.write_text(tomli_w.dumps(run.study.model_dump(mode="json", exclude_none=True)))
+    for _ in range(2):
+        answer(run, f"north={onnx_file(run)}", place=[file, "--out", folder])
+    assert Run(folder).study == run.study
+    assert [event["shard"] for event in Run(folder).events("collected")] == [0, 1, 2]
+    with pytest.raises(InputError, match="beside a run's folder"):
+        answer(run, f"north={onnx_file(run)}", place=[run.folder, "--out", folder])
+
+
 def test_where_all_have_logits_alone_the_remedy_asks_no_site_for_more(run: MadeRun) -> None:
     answer(run, *(f"{site}={onnx_file(run)}" for site in SITES))
     ids = lead_split(run.study, run.slices)["train"]
@@ -126,6 +138,7 @@ def test_another_teacher_under_the_same_name_is_refused(run: MadeRun) -> None:
     [
         ("nort={onnx}", "no site is called `nort`, did you mean `north`"),
         ("north", "is not NAME=PATH"),
+        ("east={onnx}", "`--teacher` names east twice"),
         ("north={two}", "tells 2 classes, the study has 3"),
         ("north={weights}", "weights of another network than `pspnet` of 3 classes"),
         ("north={none}", "is no teacher that can be read"),

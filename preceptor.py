@@ -13,6 +13,7 @@ from client.answer_command import answer_command
 from client.commands import evaluate_command, site_app
 from distill import schemes
 from distill.commands import check_contents, distill_command, report_command, schemes_command, tables_command
+from distill.export_command import export_command
 from distill.predict_command import predict_command
 from imaging.commands import phantom_command
 from imaging.errors import InputError
@@ -34,9 +35,9 @@ app = typer.Typer(
 
 **At a hospital:** `preceptor site check FOLDER`, then `preceptor site serve site.toml`.
 
-**In the centre:** `preceptor distill RUN --scheme amtkd`, then `preceptor report RUN`.
+**In the centre:** `preceptor distill RUN --scheme amtkd`, `preceptor report RUN`, `preceptor export RUN/distill/amtkd`.
 
-**In the clinic:** `preceptor predict SCAN -o MASK --student RUN/distill/amtkd`.
+**In the clinic:** `preceptor predict SCAN -o MASK --student student.onnx`.
 """,
 )
 app.command("simulate")(simulate_command)
@@ -48,6 +49,7 @@ app.command("answer")(answer_command)
 app.command("distill")(distill_command)
 app.command("evaluate")(evaluate_command)
 app.command("report")(report_command)
+app.command("export")(export_command)
 app.command("predict")(predict_command)
 app.command("study")(study_command)
 app.command("models")(models_command)

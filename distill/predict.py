@@ -13,11 +13,11 @@ from imaging.cohort import Case, inspect
 from imaging.errors import InputError
 from imaging.mask_files import write_mask
 from imaging.nifti import head_of, is_nifti, read_nifti
-from imaging.preprocess import Preprocess, prepare, to_native
+from imaging.preprocess import Preprocess
 from imaging.sheet import picture_of, write_sheet
 from imaging.volume import Volume, reorient
-from study.prediction import load_student, logits_of
-from study.student import StudentCard
+from study.reader import Reader
+from study.student import Leaflet
 
 COARSEST = 2.0
 """A scan whose pixels are more than so many times the student's spacing shows less than it was trained to see."""
@@ -30,37 +30,47 @@ class Prediction:
     case: Case
     scan: Volume
     labels: NDArray[np.uint8]
-    card: StudentCard
+    leaflet: Leaflet
     seconds: float
     """From the scan in memory to the mask."""
 
     @property
     def maker(self) -> str:
         """Who made it, for a DICOM SEG and the picture's title."""
-        return f"{self.card.study}: {self.card.label}"
+        return f"{self.leaflet.study}: {self.leaflet.label}"
 
     @property
     def volumes_ml(self) -> dict[str, float]:
         """Millilitres of each foreground class."""
         voxel = abs(float(np.linalg.det(self.scan.affine[:3, :3]))) / 1000  # also where the gantry was tilted
-        return {name: float((self.labels == n).sum()) * voxel for n, name in enumerate(self.card.classes) if n}
+        return {name: float((self.labels == n).sum()) * voxel for n, name in enumerate(self.leaflet.classes) if n}
 
 
-def predict(scan: Path, student: Path) -> Prediction:
-    """What the student in that folder finds in a scan: a NIfTI file, a DICOM file, or a folder with one DICOM series.
+def predict(scan: Path, student: Path, *, threads: int = 2) -> Prediction:
+    """What a student finds in a scan: a NIfTI file, a DICOM file, or a folder with one DICOM series.
 
-    Raises: InputError where the folder holds no student, or the scan cannot be read, is not one, or is not of the kind
+    Raises: InputError where `student` holds none, or the scan cannot be read, is not one, or is not of the kind
     that the student was made for.
     """
-    card, network = load_student(student)
+    reader = open_student(student, threads=threads)
     case = scan_of(scan)
     image = case.read_image()
-    plan = Preprocess.model_validate(card.preprocess)
-    check(image, card, plan, scan)
+    check(image, reader.leaflet, reader.plan, scan)
     started = time.monotonic()
-    prepared = prepare(image, None, plan)
-    labels = to_native(logits_of(network, prepared.images), prepared.grid)
-    return Prediction(case, image, labels, card, time.monotonic() - started)
+    labels = reader.labels(image)
+    return Prediction(case, image, labels, reader.leaflet, time.monotonic() - started)
+
+
+def open_student(student: Path, *, threads: int) -> Reader:
+    """The student in a folder, or in an ONNX file that `preceptor export` wrote; InputError where there is none."""
+    if student.suffix == ".onnx":
+        from study.exported import reader_of  # noqa: PLC0415 (one of both runtimes is enough)
+
+        return reader_of(student, threads=threads)
+    from study import prediction, training  # noqa: PLC0415 (one of both runtimes is enough)
+
+    training.use_threads(threads)
+    return prediction.reader_of(*prediction.load_student(student))
 
 
 def write(prediction: Prediction, out: Path, preview: Path) -> None:
@@ -68,7 +78,7 @@ def write(prediction: Prediction, out: Path, preview: Path) -> None:
     for path in (out, preview):
         if path.resolve() in {file.resolve() for file in prediction.case.image.files}:
             raise InputError("is a file of the scan itself", where=path, fix="name another file for the output")
-    classes, maker = prediction.card.classes, prediction.maker
+    classes, maker = prediction.leaflet.classes, prediction.maker
     write_mask(out, prediction.labels, prediction.case.image, classes=classes, maker=maker)
     labels = Volume(prediction.labels, prediction.scan.affine)
     found = ", ".join(f"{name} {ml:.1f} ml" for name, ml in prediction.volumes_ml.items())
@@ -93,10 +103,10 @@ def scan_of(path: Path) -> Case:
     raise InputError(f"holds no scan that can be read{why}", where=path, fix="`preceptor site check` says more")
 
 
-def check(image: Volume, card: StudentCard, plan: Preprocess, scan: Path) -> None:
+def check(image: Volume, leaflet: Leaflet, plan: Preprocess, scan: Path) -> None:
     """InputError where the student was made for other scans."""
-    if card.modality and image.modality not in ("", card.modality):
-        what = f"the scan is {image.modality}, the student was made for {card.modality}"
+    if leaflet.modality and image.modality not in ("", leaflet.modality):
+        what = f"the scan is {image.modality}, the student was made for {leaflet.modality}"
         raise InputError(what, where=scan, fix="name a scan of that kind, or another student")
     pixel, wanted = max(reorient(image).spacing_mm[1:]), max(plan.spacing_mm or (float("inf"),))
     if pixel > COARSEST * wanted:

@@ -12,7 +12,10 @@ import typer
 def predict_command(
     scan: Annotated[Path, typer.Argument(help="A NIfTI file, a DICOM file, or a folder with one DICOM series.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The mask: .nii.gz, .nii, or .dcm for a DICOM SEG.")],
-    student: Annotated[Path, typer.Option(help="Folder of a student, such as RUN/distill/amtkd.")],
+    student: Annotated[
+        Path,
+        typer.Option(help="Folder of a student, such as RUN/distill/amtkd, or an ONNX file of `preceptor export`."),
+    ],
     preview: Annotated[Path | None, typer.Option(help="PNG; the mask's name with .png unless given.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a sentence.")] = False,
@@ -24,19 +27,19 @@ def predict_command(
     `preceptor predict scans/series -o seg.dcm --student runs/prostate/distill/amtkd` writes a DICOM SEG that names
     the series' images, for a viewer.
 
+    `preceptor predict scan.nii.gz -o mask.nii.gz --student student.onnx` needs ONNX Runtime and no PyTorch.
+
     A picture is written beside it. Research software: nobody has reviewed the mask.
     """
     from distill.predict import predict, write
     from imaging.errors import InputError
     from imaging.mask_files import check_name
-    from study.training import use_threads
 
     if not out.parent.is_dir():
         raise InputError("there is no such folder", where=out.parent, fix="make it, or name another")
     check_name(out)
     picture = preview or out.with_name(out.name.removesuffix(".gz").rpartition(".")[0] + ".png")
-    use_threads(threads)
-    found = predict(scan, student)
+    found = predict(scan, student, threads=threads)
     write(found, out, picture)
     if as_json:
         note = {"mask": str(out), "preview": str(picture), "volumes_ml": found.volumes_ml, "seconds": found.seconds}

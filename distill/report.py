@@ -66,7 +66,7 @@ def _content(run: Path, study: Study) -> dict[str, Any]:
         "hash": study.hash(),
         "sites": sites,
         "classes": study.task.classes[1:],
-        "phantoms": _phantoms(study),
+        "phantoms": phantoms_of(study),
         "warnings": [*_warnings(run), *_student_warnings(run, study.distill.scheme, cases)],
         "students": [Row(s, _across(cases[s], sites), s == study.distill.scheme) for s in schemes],
         "students_figure": figures.dots(_dice(cases), ylabel="Dice", title="Every test case") if schemes else "",
@@ -260,7 +260,7 @@ def _student_warnings(run: Path, shipped: str, cases: dict[str, dict[str, list[C
     return lines
 
 
-def _phantoms(study: Study) -> str:
+def phantoms_of(study: Study) -> str:
     """Which scans are synthetic; empty when none is."""
     sites = [site.name for site in study.sites if isinstance(site.source, PhantomSource)]
     lead = any(isinstance(source, PhantomSource) for source in study.student.sources)

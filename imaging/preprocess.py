@@ -19,7 +19,7 @@ from imaging.errors import InputError
 from imaging.grid import Axis, Grid, grid_of, to_native
 from imaging.volume import Volume, reorient
 
-__all__ = ["NO_MASK", "Axis", "Grid", "Prepared", "Preprocess", "prepare", "to_native"]
+__all__ = ["NO_MASK", "Axis", "Grid", "Prepared", "Preprocess", "Sampled", "prepare", "sample", "to_native"]
 
 PREPROCESS_VERSION = 1
 """Part of the fingerprint; goes up when this file prepares a scan differently."""
@@ -61,6 +61,22 @@ class Preprocess(BaseModel):
 
 
 @dataclass(frozen=True)
+class Sampled:
+    """A scan's own intensities at the network's pixels, (N, H, W) float32, NaN beyond the scan; and the way back."""
+
+    intensities: NDArray[np.float32]
+    grid: Grid
+    scaling: tuple[float, float, float, float]
+    """Both ends to clip at, centre and scale."""
+
+    def normalised(self) -> NDArray[np.float16]:
+        """Clipped and scaled, (N, H, W); beyond the scan lies the lower end."""
+        low, high, centre, scale = self.scaling
+        scaled = (np.clip(self.intensities, low, high) - centre) / scale
+        return np.where(self.grid.covered(), scaled, (low - centre) / scale).astype(np.float16)
+
+
+@dataclass(frozen=True)
 class Prepared:
     """`images` (N, H, W) float16, `masks` (N, H, W) uint8 (`NO_MASK` throughout without one), and the way back."""
 
@@ -76,10 +92,8 @@ def prepare(image: Volume, mask: Volume | None, plan: Preprocess, *, classes: in
     Raises: InputError when the image has no three axes, is not finite or holds one value only; when the mask has
     another shape, values that are no class (all below `classes`), or nothing outlined inside the slices.
     """
-    _check_image(image)
-    axial = reorient(image)
-    grid = grid_of(image, plan.size, plan.spacing_mm)
-    images = _normalise(grid.to_slices(axial.array), grid.covered(), plan)
+    sampled = sample(image, plan)
+    images, grid = sampled.normalised(), sampled.grid
     if mask is None:
         return Prepared(images, np.full(images.shape, NO_MASK, np.uint8), grid)
     _check_mask(mask, image, classes)
@@ -90,6 +104,21 @@ def prepare(image: Volume, mask: Volume | None, plan: Preprocess, *, classes: in
             fix="outline the organ, remove the mask, or widen the study's `preprocess.size`",
         )
     return Prepared(images, masks, grid)
+
+
+def sample(image: Volume, plan: Preprocess) -> Sampled:
+    """One scan as axial slices from feet to head, before its intensities are normalised.
+
+    Raises: InputError when the image has no three axes, is not finite or holds one value only, here or in the slices.
+    """
+    _check_image(image)
+    grid = grid_of(image, plan.size, plan.spacing_mm)
+    slices, covered = grid.to_slices(reorient(image).array), grid.covered()
+    scaling = _window(plan) if plan.normalise == "window" else _spread(slices[:, covered], plan)
+    if scaling[-1] == 0:
+        raise InputError("the image is flat where the network looks", fix="widen `preprocess.size`")
+    slices[:, ~covered] = np.nan
+    return Sampled(slices, grid, scaling)
 
 
 def _check_image(image: Volume) -> None:
@@ -120,15 +149,6 @@ def _check_mask(mask: Volume, image: Volume, classes: int | None) -> None:
         )
 
 
-def _normalise(slices: NDArray[np.float32], covered: NDArray[np.bool_], plan: Preprocess) -> NDArray[np.float16]:
-    """Clipped and scaled by what the network sees of the scan: scanners differ in how much air lies around that."""
-    low, high, centre, scale = _window(plan) if plan.normalise == "window" else _spread(slices[:, covered], plan)
-    if scale == 0:
-        raise InputError("the image is flat where the network looks", fix="widen `preprocess.size`")
-    scaled = (np.clip(slices, low, high) - centre) / scale
-    return np.where(covered, scaled, (low - centre) / scale).astype(np.float16)
-
-
 def _window(plan: Preprocess) -> tuple[float, float, float, float]:
     """Both ends to clip at, centre and scale: the window becomes [-1, 1]."""
     low, high = plan.window_hu
@@ -136,7 +156,7 @@ def _window(plan: Preprocess) -> tuple[float, float, float, float]:
 
 
 def _spread(seen: NDArray[np.float32], plan: Preprocess) -> tuple[float, float, float, float]:
-    """Both ends to clip at, mean and deviation.
+    """Both ends to clip at, mean and deviation of what the network sees: how much air lies around it differs.
 
     All without the lowest value: scanners and de-identification fill with it what they leave out.
     """

@@ -16,11 +16,9 @@ import models
 from imaging.errors import InputError
 from imaging.metrics import mean_dice
 from imaging.slices import CachedCase, SliceCache
+from study.reader import BATCH, Reader
 from study.student import WEIGHTS, StudentCard, read_card
 from study.training import evaluating, weights_hash
-
-BATCH = 16
-"""Slices at once."""
 
 
 def logits_of(network: nn.Module, images: NDArray[np.float16]) -> NDArray[np.float32]:
@@ -67,3 +65,8 @@ def load_student(folder: Path) -> tuple[StudentCard, nn.Module]:
     network = models.create(card.model, 1, len(card.classes), **options)
     network.load_state_dict(weights)
     return card, network.eval()
+
+
+def reader_of(card: StudentCard, network: nn.Module) -> Reader:
+    """The student on PyTorch, ready to read scans."""
+    return Reader(card, lambda sampled: logits_of(network, sampled.normalised()))

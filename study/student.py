@@ -25,24 +25,30 @@ class Check(BaseModel):
     terms: dict[str, float]
 
 
-class StudentCard(BaseModel):
-    """All that is needed to build the network again, and to tell how it came about; weights lie beside it."""
+class Leaflet(BaseModel):
+    """What whoever uses a student must know of it; it goes with the student also where the card does not."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     label: str
     """Its folder's name, and what the report calls it."""
-    scheme: str
     study: str
-    seed: int
-    model: str
-    options: dict[str, str | int]
     classes: list[str]
     """Class names; the network has so many outputs."""
     modality: str = ""
     """DICOM's code of the scans it was made for."""
     preprocess: dict[str, Any]
     """How a scan is prepared for it: `[preprocess]` of the study."""
+    weights_hash: str
+
+
+class StudentCard(Leaflet):
+    """All that is needed to build the network again, and to tell how it came about; weights lie beside it."""
+
+    scheme: str
+    seed: int
+    model: str
+    options: dict[str, str | int]
     parameters: int
     steps: int
     best_step: int
@@ -52,7 +58,6 @@ class StudentCard(BaseModel):
     history: list[Check]
     seconds: float
     """Spent training and validating, over all parts of a training that was interrupted."""
-    weights_hash: str
     teachers: list[str]
     """Sites whose answers it learned from."""
     settings: Distill

@@ -1,0 +1,103 @@
+"""MODEL_CARD.md: what goes with an exported student, all of it from the run's records and from what was measured."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+import models
+from distill.export import FILES, TOLERANCE, Export
+from distill.predict import COARSEST
+from distill.report import evaluations, phantoms_of
+from distill.report_tables import cell, pooled
+from imaging.atomic import write_text
+from models.cost import cost
+from study.student import Leaflet
+
+NAME = "MODEL_CARD.md"
+
+
+def write_model_card(done: Export) -> Path:
+    """The card of an exported student, beside its files; returns its path."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True)
+    path = done.folder / NAME
+    write_text(path, environment.get_template("model_card.md.j2").render(**_content(done)))
+    return path
+
+
+def dice_cost(done: Export) -> str:
+    """What int8 changes, in points of Dice."""
+    before, after = (done.figures[form].mean_dice for form in ("PyTorch", "int8"))
+    return f"{100 * (after - before):+.2f} points" if before is not None and after is not None else "no masks to tell"
+
+
+def _content(done: Export) -> dict[str, Any]:
+    """Everything the template names."""
+    far = done.figures["ONNX"].far
+    within = [difference for difference in far if difference <= TOLERANCE]
+    spacing = done.card.preprocess["spacing_mm"]
+    return {
+        "card": done.card,
+        "phantoms": phantoms_of(done.study),
+        "coarsest": f"{COARSEST * max(spacing):g}" if spacing else "",
+        "files": [_file(done, form) for form in FILES],
+        "part": done.part,
+        "scans": len(done.figures["ONNX"].seconds),
+        "slices": len(far),
+        "worst": f"{max(within):.0e}",
+        "beyond": len(far) - len(within),
+        "farthest": f"{max(far):.0e}",
+        "cost": dice_cost(done),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "sites": _sites(done),
+        "facts": _facts(done),
+        "properties": list(Leaflet.model_fields),
+    }
+
+
+def _file(done: Export, form: str) -> dict[str, Any]:
+    figures = done.figures[form]
+    dice = "–" if figures.mean_dice is None else f"{figures.mean_dice:.4f}"
+    seconds = f"{figures.median_seconds:.3f}"
+    return {"form": form, "name": FILES[form], "bytes": done.bytes[form], "dice": dice, "seconds": seconds}
+
+
+def _sites(done: Export) -> list[dict[str, Any]]:
+    """A line a site that has evaluated these very weights, and the mean over sites."""
+    found = {site: reply.test for site, reply in evaluations(done.run).get(done.card.label, {}).items()}
+    rows = [{"name": site, "patients": len(cases), "cell": cell(cases)} for site, cases in found.items()]
+    total = {"name": "all sites", "patients": sum(map(len, found.values())), "cell": pooled(list(found.values()))}
+    return [*rows, total] if rows else []
+
+
+def _facts(done: Export) -> list[tuple[str, str]]:
+    card, study = done.card, done.study
+    options = {name: value for name, value in card.options.items() if name != "pretrained"}
+    counted = cost(models.create(card.model, 1, len(card.classes), **options), study.preprocess.size)
+    rows, columns = study.preprocess.size
+    teachers = [f"{site} ({study.teacher_of(site).model})" for site in card.teachers]
+    dice = (
+        f"{card.val_dice:.3f}" if card.val_dice is not None else "nothing to validate on: the weights of the last step"
+    )
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnx", "onnxruntime", "preceptor"))
+    return [
+        ("study", f"{study.name}, {study.hash()}"),
+        ("network", f"{models.spec(card.model).title}; {models.spec(card.model).paper}"),
+        ("parameters", f"{counted.parameters:,}"),
+        ("FLOPs a slice", f"{counted.flops / 1e9:.3f} G at {rows} × {columns}"),
+        ("teachers", ", ".join(teachers) or "none"),
+        ("scheme", card.scheme),
+        ("seed", str(card.seed)),
+        ("steps", f"{card.steps}, weights of step {card.best_step}"),
+        ("validation Dice", dice),
+        ("preprocessing", f"`{json.dumps(card.preprocess)}`, fingerprint {study.preprocess.fingerprint()}"),
+        ("settings", f"`{json.dumps(card.settings.model_dump(mode='json'))}`"),
+        ("weights, SHA-256 of names and values", card.weights_hash),
+        ("exported with", packages),
+    ]

@@ -1,0 +1,78 @@
+"""`imaging.preprocess`'s normalisation as a torch module, for exported students: the same to the last bit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from imaging.preprocess import Preprocess
+
+
+class Normalise(nn.Module):
+    """Intensities (N, 1, H, W) float32 of one whole scan, NaN beyond it -> what `Sampled.normalised` gives, as float32.
+
+    Statistics are taken in float64, everything else in float32, and the result is rounded to float16, all as there.
+    """
+
+    def forward(self, intensities: Tensor) -> Tensor:
+        inside = ~intensities.isnan()
+        low, high, centre, scale = self.scaling(intensities, inside)
+        clipped = intensities.clamp(low.float(), high.float())
+        scaled = (clipped - centre.float()) / scale.float()
+        return torch.where(inside, scaled, ((low - centre) / scale).float()).half().float()
+
+    def scaling(self, intensities: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Both ends to clip at, centre and scale, float64 scalars."""
+        raise NotImplementedError
+
+
+class Window(Normalise):
+    """CT: the window becomes [-1, 1]."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        ends = torch.tensor([low, high, (low + high) / 2, (high - low) / 2], dtype=torch.float64)
+        self.ends: Tensor
+        self.register_buffer("ends", ends)
+
+    def scaling(self, intensities: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        low, high, centre, scale = self.ends.unbind()
+        return low, high, centre, scale
+
+
+class PercentileZScore(Normalise):
+    """MR: clipped at two percentiles, then mean 0 and deviation 1; of the scan without its lowest value."""
+
+    def __init__(self, percentiles: tuple[float, float]) -> None:
+        super().__init__()
+        self.shares: Tensor
+        self.register_buffer("shares", torch.tensor(percentiles, dtype=torch.float64) / 100)
+
+    def scaling(self, intensities: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        infinity = torch.tensor(torch.inf)
+        seen = inside & (intensities > torch.where(inside, intensities, infinity).min())
+        count = seen.sum()
+        ordered = torch.where(seen, intensities, infinity).flatten().sort().values  # what is not seen comes last
+        low, high = percentiles(ordered, count, self.shares).unbind()
+        kept = intensities.clamp(low.float(), high.float()).double()
+        nothing = torch.zeros((), dtype=torch.float64)
+        centre = torch.where(seen, kept, nothing).sum() / count
+        scale = (torch.where(seen, (kept - centre).square(), nothing).sum() / count).sqrt()
+        return low, high, centre, scale
+
+
+def percentiles(ordered: Tensor, count: Tensor, shares: Tensor) -> Tensor:
+    """The values below which those shares of the first `count` lie, (len(shares),) float64.
+
+    Linear between neighbours, in the very steps of `numpy.percentile`: differences in float32, the rest in float64.
+    """
+    place = (count - 1) * shares
+    below = place.floor().long()
+    left, right = ordered[below], ordered[torch.minimum(below + 1, count - 1)]
+    share, step = place - below, (right - left).double()
+    return torch.where(share < 0.5, left.double() + step * share, right.double() - step * (1 - share))
+
+
+def normalise(plan: Preprocess) -> Normalise:
+    """The module for that plan."""
+    return Window(*plan.window_hu) if plan.normalise == "window" else PercentileZScore(plan.percentiles)

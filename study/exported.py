@@ -1,0 +1,84 @@
+"""A student that `preceptor export` wrote: one ONNX file with its leaflet inside, run without torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as runtime
+from pydantic import ValidationError
+
+from imaging.errors import InputError
+from imaging.preprocess import Preprocess, Sampled
+from study.reader import BATCH, Reader
+from study.student import Leaflet
+
+INPUT, OUTPUT = "intensities", "logits"
+UNREADABLE = (runtime.Fail, runtime.InvalidArgument, runtime.InvalidGraph, runtime.InvalidProtobuf, runtime.NoSuchFile)
+ANEW = "export the student again with `preceptor export`"
+
+
+def properties_of(leaflet: Leaflet) -> dict[str, str]:
+    """The leaflet as an ONNX file's `metadata_props`: text as it is, all else as JSON."""
+    values = leaflet.model_dump(mode="json", include=set(Leaflet.model_fields))
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+
+
+def reader_of(file: Path, *, threads: int) -> Reader:
+    """The student in that ONNX file.
+
+    Raises: InputError unless it is an ONNX file with a leaflet, whose network takes and gives what the leaflet says.
+    """
+    session = _session(file, threads)
+    leaflet = _leaflet(session, file)
+    plan, classes = Preprocess.model_validate(leaflet.preprocess), len(leaflet.classes)
+    _check(session.get_inputs(), INPUT, (1, *plan.size), file)
+    _check(session.get_outputs(), OUTPUT, (classes, *plan.size), file)
+
+    def logits(sampled: Sampled) -> NDArray[np.float32]:
+        images = sampled.intensities[:, None]
+        step = BATCH if plan.normalise == "window" else len(images)  # MR: the statistics are of the whole scan
+        batches = [images[start : start + step] for start in range(0, len(images), step)]
+        return np.concatenate([session.run([OUTPUT], {INPUT: batch})[0] for batch in batches])
+
+    return Reader(leaflet, logits)
+
+
+def _session(file: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors: what it warns of is told here, or harmless
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except UNREADABLE as error:
+        raise InputError("cannot be read as an ONNX network", where=file, fix=ANEW) from error
+
+
+def _leaflet(session: onnxruntime.InferenceSession, file: Path) -> Leaflet:
+    properties = session.get_modelmeta().custom_metadata_map
+    fields = Leaflet.model_fields
+    try:
+        values = {
+            name: properties[name] if field.annotation is str else json.loads(properties[name])
+            for name, field in fields.items()
+        }
+        leaflet = Leaflet.model_validate(values)
+        Preprocess.model_validate(leaflet.preprocess)
+    except (KeyError, ValueError, ValidationError) as error:
+        missing = [name for name in fields if name not in properties]
+        why = f"lacks `{missing[0]}`" if missing else "cannot be understood"
+        what = f"is no student that `preceptor export` wrote: its metadata {why}"
+        raise InputError(what, where=file, fix=ANEW) from error
+    return leaflet
+
+
+def _check(tensors: list[onnxruntime.NodeArg], name: str, shape: tuple[int, ...], file: Path) -> None:
+    """InputError unless there is this one tensor, float32, a batch of so many channels, rows and columns."""
+    found = [(one.name, one.type, tuple(one.shape[1:])) for one in tensors]
+    if found != [(name, "tensor(float)", shape)] or isinstance(tensors[0].shape[0], int):
+        told = ", ".join(f"{one.name} {one.type} {one.shape}" for one in tensors)
+        what = f"has {told} where a student of its metadata has {name} tensor(float) {['batch', *shape]}"
+        raise InputError(what, where=file, fix=ANEW)

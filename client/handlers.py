@@ -61,7 +61,7 @@ class Site:
 
     def release(self, work: Work, study: str, received: int, header: Header, arrays: Arrays | None = None) -> bytes:
         """The packed reply, once the audit log holds it; InputError, and nothing to send, where the log cannot."""
-        reply = pack(header, arrays)
+        reply = pack(header, arrays, squeeze=True)
         shapes = {name: list(array.shape) for name, array in (arrays or {}).items()}
         self.record(work, study, received, reply, kind=type(header).__name__, arrays=shapes)
         return reply

@@ -22,6 +22,7 @@ from models.knowledge import told
 from models.onnx_network import OnnxNetwork
 from study.answers import Answers, AnswersHeader
 from study.checkpoint import begun
+from study.encoding import encoded
 from study.training import evaluating, load_best, weights_hash
 from study.wire import Assignment, Shard
 
@@ -31,7 +32,7 @@ BATCH = 16
 
 def folder_of(config: SiteConfig, assignment: Assignment) -> Path:
     """Where that teacher's checkpoint lies: a folder for each way to train, so a study's other settings may change."""
-    settings = assignment.model_dump(mode="json", exclude={"study", "study_hash"})
+    settings = assignment.model_dump(mode="json", exclude={"study", "study_hash", "encoding"})
     del settings["teacher"]["round_epochs"]
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     return config.workspace / "teacher" / key
@@ -78,14 +79,14 @@ class Teacher:
             raise InputError(f"shard {shard.index} holds no slice", fix="ask about at least one")
 
     def _piece(self, shard: Shard, part: slice) -> dict[str, NDArray[Any]]:
-        """Arrays of at most `BATCH` slices under the names of `models.contents`."""
+        """Arrays of at most `BATCH` slices under the names of `models.contents`, as they travel."""
         device = next(self.network.parameters()).device
         images = torch.from_numpy(shard.images[part].astype(np.float32)).to(device)
         masks = torch.from_numpy(shard.masks[part]).to(device)
-        classes = len(self.assignment.task.classes)
+        classes, encoding = len(self.assignment.task.classes), shard.assignment.encoding
         with evaluating(self.network):
-            found = told(self.network, images, masks, classes=classes, wants=shard.wants)
-        return {name: tensor.cpu().numpy() for name, tensor in found.items()}
+            found = told(self.network, images, masks, classes=classes, wants=shard.wants, grid=encoding.grid)
+        return encoded({name: tensor.cpu().numpy() for name, tensor in found.items()}, encoding)
 
 
 def load_teacher(config: SiteConfig, assignment: Assignment) -> Teacher:

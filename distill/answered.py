@@ -49,8 +49,8 @@ def open_answers(
                 gone = ", ".join(str(store.folder / site / store.round_name / content) for site in able)
                 fix += f", or ask a site to allow it, remove {gone} and {COLLECT}"
             raise InputError(what, where=store.folder, fix=fix)
-    caches = run_folder / "distill" / "answers-cache"
-    return StoredAnswers({site: unpacked(store, site, needs.contents, caches / site, ids) for site in sites})
+    caches, size = run_folder / "distill" / "answers-cache", (slices.images.shape[1], slices.images.shape[2])
+    return StoredAnswers({site: unpacked(store, site, needs.contents, caches / site, ids, size=size) for site in sites})
 
 
 def answering(study: Study, run: Run, store: AnswerStore, n_shards: int, contents: Sequence[str]) -> list[str]:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from distill.schemes.base import TeacherBatch
 from distill.unpacked import Unpacked
 from imaging.slices import SliceCache
-from models.contents import DEFAULT
+from models.contents import DEFAULT, kind_of
+from models.knowledge import halved
 from models.knowledge import told as told_by
 
 Ids = NDArray[np.int64]
@@ -67,11 +68,15 @@ class LiveTeachers:
 
     @torch.no_grad()
     def answers(self, ids: Ids) -> TeacherBatch:
-        """See `Teachers`; rounded as a site rounds."""
+        """See `Teachers`; in float16 on the full grid, as sites answer unless a study says otherwise."""
         images = torch.from_numpy(self._slices.images[ids]).float()[:, None]
         masks = torch.from_numpy(self._slices.masks[ids])
-        told = [told_by(one, images, masks, classes=self._classes, wants=self._contents) for one in self._networks]
+        told = [self._rounded(images, masks, network) for network in self._networks]
         return batch_of(self.sites, told, torch.ones(len(ids), len(told), dtype=torch.bool))
+
+    def _rounded(self, images: Tensor, masks: Tensor, network: nn.Module) -> dict[str, Tensor]:
+        found = told_by(network, images, masks, classes=self._classes, wants=self._contents)
+        return {name: halved(one) if kind_of(name).dtype == "float16" else one for name, one in found.items()}
 
 
 def batch_of(sites: tuple[str, ...], told: Sequence[dict[str, Tensor]], answered: Tensor) -> TeacherBatch:

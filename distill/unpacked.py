@@ -1,4 +1,4 @@
-"""One site's stored answers as plain arrays on disk: a job reads slices at random, for which the store is slow.
+"""One site's stored answers as plain arrays on disk, decoded: a job reads slices at random, and the store is slow.
 
 A random read out of the store decompresses a whole shard: 14 to 16 ms a slice (4 × 96 × 320 × 320, float16), of a
 memory map 0.4 ms.
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from imaging.atomic import replacing
 from imaging.errors import InputError
+from models.registry import ends_of
+from study.encoding import Size, decoded
 from study.store import AnswerStore
 from study.wire import digest
 
@@ -35,8 +37,10 @@ class Unpacked:
         }
 
     @classmethod
-    def build(cls, store: AnswerStore, site: str, content: str, folder: Path, ids: Ids) -> Unpacked:
+    def build(cls, store: AnswerStore, site: str, content: str, folder: Path, ids: Ids, *, size: Size) -> Unpacked:
         """Unpack a content into `folder`, every checksum compared, unless that is what lies there already.
+
+        `size` is the slices' (H, W).
 
         Raises: InputError naming site and shard when one is damaged, or answers slices that were not asked.
         """
@@ -46,7 +50,7 @@ class Unpacked:
                 shutil.rmtree(left)
             with replacing(folder) as temporary:
                 temporary.mkdir()
-                _unpack(store, site, content, temporary, ids)
+                _unpack(store, site, content, temporary, ids, size=size)
                 (temporary / NOTE).write_text(json.dumps(note), encoding="utf-8")
         return cls(folder, ids)
 
@@ -56,21 +60,25 @@ class Unpacked:
         return {name: np.asarray(array[rows]) for name, array in self._maps.items()}
 
 
-def unpacked(store: AnswerStore, site: str, contents: Sequence[str], folder: Path, ids: Ids) -> dict[str, Unpacked]:
+def unpacked(
+    store: AnswerStore, site: str, contents: Sequence[str], folder: Path, ids: Ids, *, size: Size
+) -> dict[str, Unpacked]:
     """Each of these contents that the site released, unpacked under `folder`."""
     given = [content for content in contents if content not in store.withheld(site)]
-    return {content: Unpacked.build(store, site, content, folder / content, ids) for content in given}
+    return {content: Unpacked.build(store, site, content, folder / content, ids, size=size) for content in given}
 
 
-def _unpack(store: AnswerStore, site: str, content: str, folder: Path, ids: Ids) -> None:
+def _unpack(store: AnswerStore, site: str, content: str, folder: Path, ids: Ids, *, size: Size) -> None:
     """One file an array, (len(ids), …), filled shard by shard."""
     maps: dict[str, NDArray[Any]] = {"answered": _array(folder, "answered", np.dtype(bool), (len(ids),))}
+    card = store.card(site)
+    ends = ends_of(card.model, card.options)
     for answers in store.in_order(site, [content]):
         rows = np.searchsorted(ids, answers.slice_ids)
         if not np.array_equal(ids[np.minimum(rows, len(ids) - 1)], answers.slice_ids):
             what = f"shard {answers.header.index} of site {site} answers slices that are not the student's to train on"
             raise InputError(what, where=store.folder / site, fix=f"remove {store.folder / site} and collect again")
-        for name, array in answers.arrays.items():
+        for name, array in decoded(answers.arrays, store.encoding, size=size, ends=ends).items():
             if name not in maps:
                 maps[name] = _array(folder, name, array.dtype, (len(ids), *array.shape[1:]))
             maps[name][rows] = array

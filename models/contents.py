@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 from models.registry import TAPS
 
+Precision = Literal["float32", "float16", "uint8", "4bit"]
+Grid = Literal["full", "teacher", "half"]
 Content = Literal["logits", "attention", "attention-2", "attention-4", "contrast", "affinity", "prototypes", "features"]
 CONTENTS: tuple[Content, ...] = get_args(Content)
 DEFAULT: tuple[Content, ...] = ("logits", "attention", "contrast")
@@ -21,34 +23,43 @@ NODES = 4
 class Kind:
     """One array of answers: what it holds of each slice.
 
-    `shape` in letters: C classes, P = C (C - 1) / 2 class pairs, M = `NODES`² nodes, c channels, (h, w) a feature grid
-    no finer than the slice's (H, W).
+    `shape` in letters: C classes, P = C (C - 1) / 2 class pairs, M = `NODES`² nodes, L = 2 (lowest value and step), c
+    channels, (h, w) a feature grid no finer than the slice's (H, W).
     """
 
     shape: str
     dtype: Literal["float16", "float32", "bool"] = "float16"
-    low: float | None = None
-    high: float | None = None
+    """As the student learns from it; how it travels may be another, see `study.encoding`."""
+    span: tuple[float, float] | None = None
+    """Lowest and highest value, where these are known."""
     lies: Literal["nowhere", "on the slice", "between nodes"] = "on the slice"
     """How it moves when the slice is augmented."""
 
 
-MAP = Kind("hw", low=0, high=1)
+MAP = Kind("hw", span=(0, 1))
 KINDS: dict[str, Kind] = {
     "logits": Kind("CHW"),
+    "scale": Kind("CL", "float32", lies="nowhere"),
     "attention": MAP,
     "attention-2": MAP,
     "attention-4": MAP,
-    "contrast": Kind("P", "float32", -1, 1, lies="nowhere"),
+    "contrast": Kind("P", "float32", (-1, 1), lies="nowhere"),
     "valid": Kind("P", "bool", lies="nowhere"),
-    "affinity": Kind("MM", low=-1, high=1, lies="between nodes"),
-    "prototypes": Kind("Chw", low=-1, high=1),
+    "affinity": Kind("MM", span=(-1, 1), lies="between nodes"),
+    "prototypes": Kind("Chw", span=(-1, 1)),
     "present": Kind("C", "bool", lies="nowhere"),
     "features": Kind("chw"),
 }
 """By the name of an array, which stands before the slash in `attention/encoder`."""
+SCALE = "scale"
+"""The array beside the logits that says what their codes mean, where they travel as whole numbers."""
 BOTH = ("contrast", "attention", "attention-2", "attention-4")
 """Contents of both taps; the others are of the decoder's, the last before the classifier."""
+
+
+def half(size: tuple[int, int]) -> tuple[int, int]:
+    """The grid of half as many rows and columns, rounded up."""
+    return -(-size[0] // 2), -(-size[1] // 2)
 
 
 def arrays_of(content: str) -> tuple[str, ...]:
@@ -61,7 +72,7 @@ def arrays_of(content: str) -> tuple[str, ...]:
 
 def content_of(array: str) -> str:
     """The content that an array belongs to; the array's own name where it belongs to none."""
-    return next((content for content in CONTENTS if array in arrays_of(content)), array)
+    return "logits" if array == SCALE else next((one for one in CONTENTS if array in arrays_of(one)), array)
 
 
 def kind_of(array: str) -> Kind:

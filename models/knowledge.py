@@ -7,15 +7,14 @@ ends cannot drift apart. Half precision is raised to float32, also under autocas
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import ExitStack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.contents import NODES, arrays_of
+from models.contents import NODES, Grid, arrays_of, half
 from models.registry import TAPS
-from models.taps import opaque, tap
+from models.taps import opaque, tap, unwrapped
 
 NO_MASK = 255
 """Mask value of a slice that nobody has outlined."""
@@ -24,20 +23,26 @@ SMALLEST_NORM = 1e-8
 
 
 def told(
-    network: nn.Module, images: Tensor, masks: Tensor, *, classes: int, wants: Collection[str]
+    network: nn.Module, images: Tensor, masks: Tensor, *, classes: int, wants: Collection[str], grid: Grid = "full"
 ) -> dict[str, Tensor]:
     """The contents that `wants` names, as `network` tells them of a batch of slices, under the arrays' names.
 
     Shapes: images (N, 1, H, W) float32, masks (N, H, W) of class numbers or `NO_MASK`; the arrays (N, …) as
-    `models.contents` has them, on the network's device. The network is in evaluation mode already. One without taps
-    tells logits alone.
+    `models.contents` has them, in float32 where they are numbers, on the network's device; logits on the `grid` that
+    travels. The network is in evaluation mode already. One without taps tells logits alone.
     """
     if opaque(network):
         wants = {"logits"}.intersection(wants)
-    with ExitStack() as stack:
-        features = stack.enter_context(tap(network, TAPS)) if set(wants) - {"logits"} else {}
+    ends = getattr(unwrapped(network), "ends", None) if grid != "full" else None
+    names = (*(TAPS if set(wants) - {"logits"} else ()), *([ends.of] if ends else ()))
+    with tap(network, names) as features:
         logits = network(images)
-    found = {"logits": halved(logits)} if "logits" in wants else {}
+    size = (images.shape[2], images.shape[3])
+    if ends and features[ends.of].shape[2:] == ends.grid(size):
+        logits = features[ends.of]
+    elif grid == "half":
+        logits = F.adaptive_avg_pool2d(logits, half(size))
+    found = {"logits": logits.float()} if "logits" in wants else {}
     for name in (array for content in wants if content != "logits" for array in arrays_of(content)):
         group, _, place = name.partition("/")
         if group in SAYS:
@@ -46,7 +51,7 @@ def told(
             found[name], found[f"valid/{place}"] = region_contrast(features[place], masks, classes)
         elif group == "prototypes":
             maps, found[f"present/{place}"] = prototype_maps(features[place], masks, classes)
-            found[name] = maps.half()
+            found[name] = maps
     return found
 
 
@@ -58,6 +63,11 @@ def attention_map(features: Tensor, *, p: int = 1) -> Tensor:
     """
     magnitude = _precise(features).abs()
     return (magnitude if p == 1 else magnitude.pow(p)).sum(dim=1)
+
+
+def enlarged(logits: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
+    """Logits (N, C, h, w) on the slice's own grid, (N, C, H, W), as the networks enlarge them."""
+    return F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
 
 
 def halved(values: Tensor) -> Tensor:
@@ -151,10 +161,10 @@ def _precise(features: Tensor) -> Tensor:
 
 
 SAYS: dict[str, Callable[[Tensor], Tensor]] = {
-    "attention": lambda maps: scaled(attention_map(maps)).half(),
-    "attention-2": lambda maps: scaled(attention_map(maps, p=2)).half(),
-    "attention-4": lambda maps: scaled(attention_map(maps, p=4)).half(),
-    "affinity": lambda maps: affinity(maps).half(),
-    "features": halved,
+    "attention": lambda maps: scaled(attention_map(maps)),
+    "attention-2": lambda maps: scaled(attention_map(maps, p=2)),
+    "attention-4": lambda maps: scaled(attention_map(maps, p=4)),
+    "affinity": affinity,
+    "features": lambda maps: maps.float(),
 }
 """How an array comes of a tap's features alone."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from imaging.errors import InputError
+from models.registry import Enlarging
 
 
 class Network(nn.Module):
@@ -17,12 +18,19 @@ class Network(nn.Module):
     """
 
     def __init__(
-        self, body: nn.Module, *, name: str, in_channels: int, taps: Mapping[str, str], multiple: int = 1
+        self,
+        body: nn.Module,
+        *,
+        name: str,
+        in_channels: int,
+        taps: Mapping[str, str],
+        multiple: int = 1,
+        ends: Enlarging | None = None,
     ) -> None:
         super().__init__()
         self.body = body
         self.name, self.in_channels, self.multiple = name, in_channels, multiple
-        self.taps = dict(taps)
+        self.taps, self.ends = dict(taps), ends
 
     def forward(self, images: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():  # an exported graph keeps its sizes free

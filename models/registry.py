@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +20,21 @@ TAPS = ("encoder", "decoder")
 
 
 @dataclass(frozen=True)
+class Enlarging:
+    """How a network ends whose logits are a plain bilinear enlargement of a coarser grid's."""
+
+    of: str
+    """Module path whose output these coarser logits are."""
+    stride: int
+    """Pixels of the slice to one of the grid, along rows and columns."""
+    align_corners: bool = False
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The grid for slices of `size` (H, W), rounded up."""
+        return -(-size[0] // self.stride), -(-size[1] // self.stride)
+
+
+@dataclass(frozen=True)
 class Build:
     """One way to build a network: who makes it, where its taps lie, which images it takes."""
 
@@ -28,6 +44,8 @@ class Build:
     """Tap → module path, or "input of" a module path, whose last feature map it is."""
     multiple: int = 1
     """Height and width are multiples of it."""
+    ends: Enlarging | None = None
+    """None where the last layer with parameters gives the logits of every pixel."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +84,7 @@ def _same(path: str) -> dict[str, str]:
 _DEEPLAB_TAPS = {"encoder": "encoder", "decoder": "input of segmentation_head"}
 _PSP_TAPS = {"encoder": "encoder", "decoder": "decoder.conv"}
 _FCN_TAPS = {"encoder": "trunk", "decoder": "head.2"}
+_SMP_HEAD = partial(Enlarging, "segmentation_head.0", align_corners=True)
 
 # MONAI's U-Net is one level inside the other; its last level reads its own features beside those from below.
 _BOTTOM = "model" + 4 * ".1.submodule"
@@ -111,37 +130,41 @@ _SPECS = (
         role="teacher",
         title="PSPNet, ResNet-50",
         paper="Zhao et al. 2017, CVPR",
-        build=Build("models.pspnet:pspnet", {"encoder": "trunk", "decoder": "head.fuse"}),
+        build=Build("models.pspnet:pspnet", {"encoder": "trunk", "decoder": "head.fuse"}, ends=Enlarging("head", 8)),
         paper_parameters=46_710_000,
         paper_flops=207_700_000_000,
-        with_encoder=Build("models.encoders:pspnet", _PSP_TAPS, multiple=8),
+        with_encoder=Build("models.encoders:pspnet", _PSP_TAPS, multiple=8, ends=_SMP_HEAD(8)),
     ),
     Spec(
         name="fcn",
         role="teacher",
         title="FCN, ResNet-101",
         paper="Long et al. 2015, CVPR",
-        build=Build("models.fcn:fcn", _FCN_TAPS),
+        build=Build("models.fcn:fcn", _FCN_TAPS, ends=Enlarging("head", 8)),
         paper_parameters=51_960_000,
         paper_flops=199_740_000_000,
-        with_encoder=Build("models.encoders:fcn", _FCN_TAPS),
+        with_encoder=Build("models.encoders:fcn", _FCN_TAPS, ends=Enlarging("head", 8)),
     ),
     Spec(
         name="deeplabv3plus",
         role="teacher",
         title="DeepLabV3+, Xception-65",
         paper="Chen et al. 2018, ECCV",
-        build=Build("models.deeplabv3plus:DeepLabV3Plus", {"encoder": "trunk", "decoder": "fuse"}),
+        build=Build(
+            "models.deeplabv3plus:DeepLabV3Plus",
+            {"encoder": "trunk", "decoder": "fuse"},
+            ends=Enlarging("classifier", 4),
+        ),
         paper_parameters=56_800_000,
         paper_flops=273_940_000_000,
-        with_encoder=Build("models.encoders:deeplabv3plus", _DEEPLAB_TAPS, multiple=16),
+        with_encoder=Build("models.encoders:deeplabv3plus", _DEEPLAB_TAPS, multiple=16, ends=_SMP_HEAD(4)),
     ),
     Spec(
         name="resnext101",
         role="teacher",
         title="ResNeXt-101 32×8d",
         paper="Xie et al. 2017, CVPR",
-        build=Build("models.resnext101:resnext101", _same("trunk")),
+        build=Build("models.resnext101:resnext101", _same("trunk"), ends=Enlarging("head", 32)),
         paper_parameters=86_740_000,
         paper_flops=96_540_000_000,
     ),
@@ -163,6 +186,11 @@ def spec(name: str) -> Spec:
     return _BY_NAME[name]
 
 
+def ends_of(name: str, options: Mapping[str, str | int]) -> Enlarging | None:
+    """How that network ends; None too for one that is not registered."""
+    return _BY_NAME[name].build_with(options).ends if name in _BY_NAME else None
+
+
 def create(name: str, in_channels: int = 1, classes: int = 2, **options: str | int) -> Network:
     """The network of that name: images (N, in_channels, H, W) to logits (N, classes, H, W), freshly initialised.
 
@@ -179,7 +207,7 @@ def create(name: str, in_channels: int = 1, classes: int = 2, **options: str | i
     body = getattr(import_module(module), factory)(in_channels, classes, **options)
     from models.network import Network  # noqa: PLC0415 (torch, not before a network is wanted)
 
-    return Network(body, name=name, in_channels=in_channels, taps=build.taps, multiple=build.multiple)
+    return Network(body, name=name, in_channels=in_channels, taps=build.taps, multiple=build.multiple, ends=build.ends)
 
 
 def _check(entry: Spec, in_channels: int, classes: int, options: Mapping[str, str | int]) -> None:

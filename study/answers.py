@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from imaging.errors import InputError
-from models.contents import NODES, arrays_of, content_of, kind_of
+from models.contents import NODES, content_of, kind_of
+from models.registry import ends_of
+from study.encoding import dtype_of, grids, names_of, width_of
 from study.envelope import Arrays, Header, expect, pack, unpack
 from study.plan import Name
 from study.wire import Shard
@@ -27,7 +30,7 @@ class AnswersHeader(Header):
 
 @dataclass(frozen=True)
 class Answers:
-    """For N slices from one teacher: `arrays` (N, …) under the names and of the kinds of `models.contents`."""
+    """For N slices from one teacher: `arrays` (N, …) of `models.contents`, as `study.encoding` sends them."""
 
     header: AnswersHeader
     slice_ids: NDArray[np.int64]
@@ -40,7 +43,7 @@ class Answers:
 
     def of(self, content: str) -> Arrays:
         """The arrays of one content; none where it is not told."""
-        return {name: self.arrays[name] for name in arrays_of(content) if name in self.arrays}
+        return {name: array for name, array in self.arrays.items() if content_of(name) == content}
 
     def without(self, *contents: str) -> Answers:
         """The same answers, these contents left out."""
@@ -48,7 +51,7 @@ class Answers:
         return Answers(self.header, self.slice_ids, kept)
 
     def pack(self) -> bytes:
-        return pack(self.header, self.arrays | {"slice_ids": self.slice_ids})
+        return pack(self.header, self.arrays | {"slice_ids": self.slice_ids}, squeeze=True)
 
     @classmethod
     def unpack(cls, body: bytes, shard: Shard) -> Answers:
@@ -64,13 +67,15 @@ def check(header: AnswersHeader, arrays: Arrays, shard: Shard) -> None:
     expect(arrays, "slice_ids", np.int64, shard.slice_ids.shape)
     if not np.array_equal(arrays["slice_ids"], shard.slice_ids):
         raise InputError("answers slices that were not asked")
-    told, asked = arrays.keys() - {"slice_ids"}, {name for content in shard.wants for name in arrays_of(content)}
+    encoding = shard.assignment.encoding
+    told = arrays.keys() - {"slice_ids"}
+    asked = {name for content in shard.wants for name in names_of(content, encoding)}
     for name in sorted(told):
         if name not in asked:
             raise InputError(f"array `{name}` was not asked for")
         _check_array(name, arrays, shard)
     for content in {content_of(name) for name in told} | ({"logits"} & set(shard.wants)):
-        if lacking := [name for name in arrays_of(content) if name not in arrays]:
+        if lacking := [name for name in names_of(content, encoding) if name not in arrays]:
             raise InputError(f"array `{lacking[0]}` is missing")
 
 
@@ -86,15 +91,26 @@ def _check_array(name: str, arrays: Arrays, shard: Shard) -> None:
     kind, array = kind_of(name), arrays[name]
     classes, (height, width) = len(shard.assignment.task.classes), shard.assignment.preprocess.size
     free = dict(zip(kind.shape, array.shape[1:], strict=False))  # what no study settles: c, h and w
-    sides = {"C": classes, "P": classes * (classes - 1) // 2, "M": NODES**2, "H": height, "W": width}
+    sides = {"C": classes, "P": classes * (classes - 1) // 2, "M": NODES**2, "L": 2} | _grid(array, shard)
     wanted = tuple(sides.get(letter, free.get(letter, 0)) for letter in kind.shape)
-    expect(arrays, name, np.dtype(kind.dtype).type, (len(shard.slice_ids), *wanted))
+    dtype = dtype_of(name, shard.assignment.encoding)
+    expect(arrays, name, dtype.type, (len(shard.slice_ids), *wanted))
     if "h" in kind.shape and not (1 <= free["h"] <= height and 1 <= free["w"] <= width):
         raise InputError(f"array `{name}` has maps of {free['h']} × {free['w']} for slices of {height} × {width}")
-    if kind.low is not None and array.size and array.min() < kind.low - ROUNDING:
-        raise InputError(f"array `{name}` leaves [{kind.low:g}, {kind.high:g}]: its smallest is {array.min():g}")
-    if kind.high is not None and array.size and array.max() > kind.high + ROUNDING:
-        raise InputError(f"array `{name}` leaves [{kind.low:g}, {kind.high:g}]: its largest is {array.max():g}")
+    if kind.span is None or not array.size or dtype == np.uint8:  # whatever the codes, they mean values of the range
+        return
+    low, high = kind.span
+    for word, value in (("smallest", array.min()), ("largest", array.max())):
+        if not low - ROUNDING <= value <= high + ROUNDING:
+            raise InputError(f"array `{name}` leaves [{low:g}, {high:g}]: its {word} is {value:g}")
+
+
+def _grid(array: NDArray[Any], shard: Shard) -> dict[str, int]:
+    """Sides of the logits: of the grid that they may come on, its last and so most usual one where they fit none."""
+    asked, teacher = shard.assignment, shard.assignment.teacher
+    may = grids(asked.encoding, asked.preprocess.size, ends_of(teacher.model, teacher.options))
+    sides = [{"H": height, "W": width_of(width, asked.encoding)} for height, width in may]
+    return next((one for one in sides if tuple(one.values()) == array.shape[2:]), sides[-1])
 
 
 ROUNDING = 1e-3

@@ -67,7 +67,12 @@ def shards(study: Study, cache: SliceCache) -> list[Ids]:
 
 def open_store(study: Study, run_folder: Path, cache: SliceCache) -> AnswerStore:
     """The run's answers about those slices."""
-    return AnswerStore(run_folder / "store", shard_slices=study.federation.shard_slices, slices=cache.identity())
+    return AnswerStore(
+        run_folder / "store",
+        shard_slices=study.federation.shard_slices,
+        slices=cache.identity(),
+        encoding=study.answers.encoding,
+    )
 
 
 def assignment(study: Study, site: str) -> Assignment:
@@ -80,6 +85,7 @@ def assignment(study: Study, site: str) -> Assignment:
         preprocess=study.preprocess,
         augment=study.augment,
         teacher=study.teacher_of(site),
+        encoding=study.answers.encoding,
     )
 
 

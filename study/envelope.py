@@ -8,14 +8,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from imaging.errors import InputError
 from study.keys import faults
+from study.squeeze import Row, expanded, row_of, squeezed
 
-VERSION = 1
+VERSION = 2
+ROWS = TypeAdapter(dict[str, Row])
 SAME_RELEASE = "install the same release on both ends"
 
 Arrays = dict[str, NDArray[Any]]
@@ -48,11 +50,13 @@ class Failure(Header):
         raise (AwayError if self.away else InputError)(self.cause, where=f"site {self.site}", fix=self.remedy or None)
 
 
-def pack(header: Header, arrays: Arrays | None = None) -> bytes:
-    """The header with its class's name, and the arrays beside it."""
+def pack(header: Header, arrays: Arrays | None = None, *, squeeze: bool = False) -> bytes:
+    """The header with its class's name, and the arrays beside it; squeezed with a note of what each was, or plain."""
     plain = {name: np.asarray(array, order="C") for name, array in (arrays or {}).items()}  # keeps () as ()
-    note = {"version": VERSION, "kind": type(header).__name__, "header": header.model_dump(mode="json")}
-    body: bytes = save(plain, metadata={"preceptor": json.dumps(note, sort_keys=True)})
+    rows = {name: row_of(array).model_dump(mode="json") for name, array in plain.items() if squeeze}
+    note = {"version": VERSION, "kind": type(header).__name__, "header": header.model_dump(mode="json"), "rows": rows}
+    sent = {name: squeezed(array) if name in rows else array for name, array in plain.items()}
+    body: bytes = save(sent, metadata={"preceptor": json.dumps(note, sort_keys=True)})
     return body
 
 
@@ -70,19 +74,22 @@ def unpack(body: bytes, kind: type[H]) -> tuple[H, Arrays]:
             Failure.model_validate(note["header"]).throw()
         if note["kind"] != kind.__name__:
             raise InputError(f"expected {kind.__name__}, got {note['kind']!r}", fix=SAME_RELEASE)
-        return kind.model_validate(note["header"]), arrays
+        header, rows = kind.model_validate(note["header"]), ROWS.validate_python(note.get("rows", {}))
     except ValidationError as error:
         what = f"header of {note['kind']}: {faults(error, file=note['kind'])}"
         raise InputError(what, fix=SAME_RELEASE) from error
+    if rows and rows.keys() != arrays.keys():
+        raise InputError("not a message of Preceptor: its arrays are not those that it names", fix="send it again")
+    return header, expanded(arrays, rows) if rows else arrays
 
 
 def _opened(body: bytes) -> tuple[dict[str, Any], Arrays]:
-    """The envelope (version, kind, header) and the arrays, each read once."""
+    """The envelope (version, kind, header, rows) and the arrays, each read once."""
     try:
         arrays = load(body)  # checks the layout against the body's length
         length = int.from_bytes(body[:8], "little")
         note = json.loads(json.loads(body[8 : 8 + length])["__metadata__"]["preceptor"])
-        if not isinstance(note, dict) or set(note) != {"version", "kind", "header"}:
+        if not isinstance(note, dict) or set(note) - {"rows"} != {"version", "kind", "header"}:
             raise ValueError("no version, kind and header")
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"not a message of Preceptor, or cut short ({error})", fix="send it again") from error

@@ -20,6 +20,7 @@ from study.keys import Row, faults, rows
 from study.tables import (
     NAME,
     Asked,
+    Encoding,
     Federation,
     FolderSource,
     Name,
@@ -40,9 +41,9 @@ if TYPE_CHECKING:
     from imaging.phantom_profiles import Profile
 
 __all__ = [
-    "NAME", "Amtkd", "Asked", "Augment", "Distill", "Federation", "FolderSource", "Name", "Options", "PhantomSource",
-    "Plan", "Preprocess", "Site", "Source", "Student", "Study", "Task", "Teacher", "check_networks", "check_rooms",
-    "checked", "faults", "known", "read_study", "reference", "resolve", "unknown",
+    "NAME", "Amtkd", "Asked", "Augment", "Distill", "Encoding", "Federation", "FolderSource", "Name", "Options",
+    "PhantomSource", "Plan", "Preprocess", "Site", "Source", "Student", "Study", "Task", "Teacher", "check_networks",
+    "check_rooms", "checked", "faults", "known", "read_study", "reference", "resolve", "unknown",
 ]  # fmt: skip
 
 

@@ -15,6 +15,8 @@ from imaging.atomic import replacing
 from imaging.errors import InputError
 from models.contents import CONTENTS
 from study.answers import Answers, AnswersHeader
+from study.squeeze import Row, row_of
+from study.tables import Encoding
 from study.wire import Arrays, Card, Header, digest
 
 CHECKSUM = "checksum"
@@ -23,13 +25,6 @@ ABSENT = bytes(32)
 RETEACH = "train the teachers again"
 COMPRESSOR = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
 """Smooth fp16 logits shrink to 0.47 of their size, to 0.58 with Zarr's default; noise to 0.92 with both."""
-
-
-class Row(Header):
-    """What an array holds of one slice."""
-
-    dtype: str
-    shape: tuple[int, ...]
 
 
 class Notes(Header):
@@ -41,6 +36,7 @@ class Notes(Header):
     shard_slices: int
     slices: str
     """Identity of the slices that are answered about."""
+    encoding: Encoding = Encoding()
 
 
 class UnreadableError(InputError):
@@ -51,12 +47,20 @@ class AnswerStore:
     """Answers by site, content and shard; memory holds one shard at a time.
 
     `<site>/round-000/<content>/` holds `slice_ids` and the content's arrays of all slices, `shard_slices` to a chunk,
-    and in its attributes the teacher's card. `slices` is the identity of what is asked about: answers about anything
-    else are refused. A shard counts once its checksum is there, and every read compares it.
+    and in its attributes the teacher's card. `slices` is the identity of what is asked about, `encoding` how answers
+    lie: others are refused. A shard counts once its checksum is there, and every read compares it.
     """
 
-    def __init__(self, folder: Path, *, shard_slices: int, slices: str, round_index: int = 0) -> None:
-        self.folder, self.shard_slices, self.slices = folder, shard_slices, slices
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        shard_slices: int,
+        slices: str,
+        encoding: Encoding = Encoding(),  # noqa: B008 (frozen)
+        round_index: int = 0,
+    ) -> None:
+        self.folder, self.shard_slices, self.slices, self.encoding = folder, shard_slices, slices, encoding
         self.round_name = f"round-{round_index:03d}"
 
     def sites(self) -> list[str]:
@@ -158,14 +162,16 @@ class AnswerStore:
     def _admit(self, content: str, card: Card, arrays: Arrays) -> None:
         """Make the content's group on its first answers; later InputError unless teacher and arrays are the same."""
         site, fix = card.site, f"remove {self.folder / card.site} and collect again"
-        rows = {name: Row(dtype=array.dtype.name, shape=array.shape[1:]) for name, array in sorted(arrays.items())}
+        rows = {name: row_of(array[0]) for name, array in sorted(arrays.items())}
         if self.contents(site) and self.card(site).weights_hash != card.weights_hash:
             raise InputError("the teacher has changed since its first answers", where=f"site {site}", fix=fix)
         if content not in self.contents(site):
-            notes = Notes(card=card, arrays=rows, shard_slices=self.shard_slices, slices=self.slices)
-            self._create(self._path(site, content), notes)
+            self._create(self._path(site, content), self._notes_of(card, rows))
         if self._notes(site, content).arrays != rows:
             raise InputError("answers hold other arrays than the first ones did", where=f"site {site}", fix=fix)
+
+    def _notes_of(self, card: Card, rows: dict[str, Row]) -> Notes:
+        return Notes(card=card, arrays=rows, shard_slices=self.shard_slices, slices=self.slices, encoding=self.encoding)
 
     def _create(self, path: Path, notes: Notes) -> None:
         """A content's group with its arrays, empty; whole or not at all."""
@@ -215,6 +221,11 @@ class AnswerStore:
         fix = f"remove {self.folder / site} and collect again"
         if notes.shard_slices != self.shard_slices:
             what = f"answers lie in shards of {notes.shard_slices} slices, the study has {self.shard_slices}"
+            raise InputError(what, where=path, fix=fix)
+        if notes.encoding != self.encoding:
+            had, asked = (f"{one.precision} on grid `{one.grid}`" for one in (notes.encoding, self.encoding))
+            what = f"answers lie as {had}, the study asks for {asked}"
+            fix = f"restore `[answers]` in the study, or remove {self.folder} and run the phase `collect` again"
             raise InputError(what, where=path, fix=fix)
         if notes.slices != self.slices:
             what = f"site {site} has answered about other scans of the student than those there are now"

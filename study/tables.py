@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 
 import models
 from imaging.errors import InputError
-from models.contents import DEFAULT, Content
+from models.contents import DEFAULT, Content, Grid, Precision
 
 NAME = r"^[a-z0-9][a-z0-9-]{0,40}$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -173,8 +173,20 @@ class Student(Plan):
         return self
 
 
-class Asked(Plan):
-    """`[answers]`: what the sites are asked to say of the student's slices."""
+class Encoding(Plan):
+    """How answers travel and lie; a run's own, see docs/answers.md."""
+
+    precision: Precision = "float16"
+    """Of logits: `uint8` and `4bit` are whole numbers, with a lowest value and a step a slice and class; maps then are
+    `uint8`, region contrast stays as it is, and `features` are float16."""
+    grid: Grid = "full"
+    """Of logits: `teacher` is the network's own where it ends in a plain enlargement, which the coordinator then does
+    (a DeepLabV3+ sends 1/16 of them, a PSPNet 1/64), and `full` elsewhere; `half` is that, or half the rows and columns
+    where there is no such grid."""
+
+
+class Asked(Encoding):
+    """`[answers]`: what the sites are asked to say of the student's slices, and how it travels."""
 
     contents: list[Content] = Field(default_factory=lambda: list(DEFAULT), min_length=1)
     """`preceptor schemes` tells which a scheme needs; what is added later is asked for later, and nothing twice."""
@@ -184,6 +196,11 @@ class Asked(Plan):
         if len(set(self.contents)) < len(self.contents):
             raise ValueError(f"`contents` names one twice: {', '.join(self.contents)}")
         return self
+
+    @property
+    def encoding(self) -> Encoding:
+        """How it travels, alone."""
+        return Encoding(precision=self.precision, grid=self.grid)
 
 
 class Federation(Plan):

@@ -18,7 +18,7 @@ from imaging.errors import InputError
 from imaging.preprocess import NO_MASK, Preprocess
 from models.contents import DEFAULT
 from study.envelope import Arrays, AwayError, Failure, Header, digest, expect, pack, unpack
-from study.plan import Name, Options, Task, Teacher
+from study.plan import Encoding, Name, Options, Task, Teacher
 
 __all__ = [
     "NO_MASK", "Arrays", "Assignment", "AwayError", "Card", "CaseMetrics", "Epoch",
@@ -46,6 +46,8 @@ class Assignment(Header):
     preprocess: Preprocess
     augment: Augment = Augment()
     teacher: Teacher
+    encoding: Encoding = Encoding()
+    """How its answers travel."""
 
 
 class TeachRequest(Header):

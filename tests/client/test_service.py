@@ -30,7 +30,7 @@ from client.teacher import load_teacher
 from client.training import Course
 from imaging.errors import InputError
 from imaging.slices import SliceCache
-from study.answers import Answers
+from study.answers import Answers, AnswersHeader
 from study.training import use_threads
 from study.wire import (
     Assignment,
@@ -235,11 +235,18 @@ def test_no_byte_of_the_sites_pixels_or_weights_leaves(
     secrets = list(pixels(config)) + list(weights(config, assignment))
     assert len(secrets) > 3000
     assert {hashlib.sha256(body).digest() for body in door.sent}, "there is something to search"
-    everything = b"|".join(dict.fromkeys(door.sent))
+    everything = b"|".join([*dict.fromkeys(door.sent), *squeezed_in(door.sent)])
     assert len(everything) > 150_000
     assert not [name for name, secret in secrets if secret in everything]
     name, secret = secrets[1234]
     assert secret in everything + b"planted" + secret, f"the search would find {name}"
+
+
+def squeezed_in(sent: list[bytes]) -> Iterator[bytes]:
+    """The arrays of all answers as they were before they were squeezed."""
+    for body in dict.fromkeys(sent):
+        if b"AnswersHeader" in body:
+            yield from (array.tobytes() for array in unpack(body, AnswersHeader)[1].values())
 
 
 def pixels(config: SiteConfig) -> Iterator[tuple[str, bytes]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,8 +19,11 @@ from client.training import Course, one_cycle
 from imaging.errors import InputError
 from imaging.preprocess import Preprocess
 from models import encoders
-from models.contents import CONTENTS
+from models.contents import CONTENTS, Grid, Precision
+from models.registry import ends_of
 from study.answers import Answers
+from study.encoding import decoded
+from study.tables import Encoding
 from study.wire import NO_MASK, Assignment, Shard
 from tests.client.hospital import DAMAGED, make_assignment, write_site
 
@@ -97,6 +101,44 @@ def test_logits_beyond_half_precision_stay_finite(teacher: Teacher) -> None:
     logits = replace(teacher, network=network).answer(make_shard(teacher.assignment, 5)).arrays["logits"]
     assert np.isfinite(logits).all()
     assert np.abs(logits).max() > 1e4
+
+
+@pytest.mark.parametrize("grid", get_args(Grid))
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_answers_of_every_encoding_pass_the_check_and_say_the_same(
+    teacher: Teacher, precision: Precision, grid: Grid
+) -> None:
+    plain = make_shard(teacher.assignment, 5)
+    encoding = Encoding(precision=precision, grid=grid)
+    shard = replace(plain, assignment=plain.assignment.model_copy(update={"encoding": encoding}), wants=CONTENTS)
+    answers = Answers.unpack(teacher.answer(shard).pack(), shard)
+    assert answers.contents == set(CONTENTS)
+    with torch.inference_mode():
+        logits = teacher.network(torch.from_numpy(shard.images.astype(np.float32))).numpy()
+    plan, size = teacher.assignment.teacher, shard.assignment.preprocess.size
+    found = decoded(answers.arrays, encoding, size=size, ends=ends_of(plan.model, plan.options))
+    if precision == "float32":
+        assert np.array_equal(found["logits"], logits), "exact on the teacher's own grid too"
+    far = {"4bit": 0.04, "uint8": 0.004}.get(precision, 0.002)
+    assert np.abs(found["logits"] - logits).max() < far * np.ptp(logits)
+    others = teacher.answer(replace(plain, wants=CONTENTS)).arrays
+    assert found.keys() == others.keys()
+    for name in others.keys() - {"logits"}:
+        assert np.abs(found[name].astype(np.float32) - others[name]).max() < 0.005, name
+    height, width = (48, 32) if grid == "full" else (12, 8)
+    assert answers.arrays["logits"].shape[2:] == (height, width // 2 if precision == "4bit" else width)
+
+
+def test_a_network_without_a_grid_of_its_own_answers_on_half_of_the_slices(teacher: Teacher) -> None:
+    network = models.create("unet", 1, 3, width=4).eval()
+    plain = make_shard(teacher.assignment, 5)
+    shapes = {}
+    for grid in get_args(Grid):
+        asks = plain.assignment.model_copy(update={"encoding": Encoding(grid=grid)})
+        shard = replace(plain, assignment=asks, wants=("logits",))
+        answers = Answers.unpack(replace(teacher, network=network).answer(shard).pack(), shard)
+        shapes[grid] = answers.arrays["logits"].shape[2:]
+    assert shapes == {"full": (48, 32), "teacher": (48, 32), "half": (24, 16)}
 
 
 def test_a_shard_prepared_otherwise_is_refused(teacher: Teacher) -> None:

@@ -115,13 +115,14 @@ class MadeRun:
         teacher = Teacher(site, asks, self.teachers[site], f"weights of {site}")
         for index in range(len(asked)) if shards is None else shards:
             shard = make_shard(asks, self.slices, index, asked[index], self.study.answers.contents)
-            self.store.write(teacher.answer(shard).without(*withheld), card_of(site), shard.wants)
+            card = card_of(site).model_copy(update=asks.teacher.model_dump(include={"model", "options"}))
+            self.store.write(teacher.answer(shard).without(*withheld), card, shard.wants)
 
 
 def card_of(site: str) -> Card:
     return Card(
         site=site,
-        model="enet",
+        model="",
         options={},
         parameters=7,
         weights_hash=f"weights of {site}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +13,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import models
 from distill.answered import open_answers
 from distill.schemes.base import Needs
 from distill.sources import LiveTeachers, StoredAnswers
 from imaging.errors import InputError
-from models.contents import CONTENTS
+from models.contents import CONTENTS, Grid, Precision
 from study.cohorts import lead_split
+from study.plan import Asked, Teacher
 from study.run import Run
 
 if TYPE_CHECKING:
@@ -49,6 +52,29 @@ def test_stored_answers_are_those_of_the_teachers_run_live(classes: int, make_ru
         assert stored_one.keys() == live_one.keys()
         for name, array in stored_one.items():
             close(array.float(), live_one[name].float())
+
+
+@pytest.mark.parametrize(
+    ("precision", "grid", "far"), [("float32", "teacher", 0), ("uint8", "teacher", 0.005), ("4bit", "half", 0.05)]
+)
+def test_compact_answers_are_read_on_the_slices_own_grid(
+    precision: Precision, grid: Grid, far: float, make_run: MakeRun
+) -> None:
+    run = make_run(answered=False)
+    teacher = Teacher(model="pspnet", options={"encoder": "resnet18"})
+    study = run.study.model_copy(update={"answers": Asked(precision=precision, grid=grid), "teacher": teacher})
+    networks = {site: models.create("pspnet", 1, 3, encoder="resnet18").eval() for site in run.teachers}
+    run = replace(run, study=study, teachers=dict(networks))
+    for site in run.teachers:
+        run.answer(site)
+    said = opened(run)
+    ids = lead_split(run.study, run.slices)["train"][5:16]
+    live = LiveTeachers(run.teachers, run.slices, classes=3)
+    logits, exact = said.answers(ids).logits.float(), live.answers(ids).logits.float()
+    assert logits.shape == (11, 3, 3, 40, 48)
+    assert float((logits - exact).abs().max()) < far * float(exact.max() - exact.min()) + 4e-3
+    attention = said.answers(ids).told[1]["attention/decoder"].float()
+    assert float((attention - live.answers(ids).told[1]["attention/decoder"].float()).abs().max()) < 0.005
 
 
 def test_only_what_a_scheme_needs_is_read(make_run: MakeRun) -> None:

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 import models
 from imaging.errors import InputError
 from models.enet import unpool
+from models.knowledge import enlarged
 
 N, C, H, W = 3, 5, 32, 48
 ENCODERS = ("", "resnet18", "tu-mobilenetv3_small_050")
@@ -80,6 +81,16 @@ def test_taps_have_the_documented_shapes(trained: Trained) -> None:
     for tap, (channels, stride) in zip(("encoder", "decoder"), expected, strict=True):
         assert trained.features[tap].shape == (N, channels, -(-H // stride), -(-W // stride)), tap
         assert trained.features[tap].isfinite().all()
+
+
+def test_coarse_logits_enlarged_are_the_logits(trained: Trained) -> None:
+    ends = models.spec(trained.name).build_with({"encoder": trained.encoder} if trained.encoder else {}).ends
+    assert (ends is None) == (trained.name in {"unet", "espnet", "enet", "mobilenetv2"})
+    if ends:
+        with torch.no_grad(), models.tap(trained.net, [ends.of]) as features:
+            logits = trained.net(trained.images)
+        assert features[ends.of].shape[2:] == ends.grid((H, W))
+        assert torch.equal(enlarged(features[ends.of], (H, W), align_corners=ends.align_corners), logits)
 
 
 def test_every_parameter_learns(trained: Trained) -> None:

@@ -122,10 +122,11 @@ def test_a_run_goes_on_with_other_settings_of_what_nobody_was_asked(tmp_path: Pa
     before = create_or_resume(tmp_path, Study.model_validate(content)).study
     content.setdefault("federation", {}).update(min_sites=2, patience_s=5.0)
     content.setdefault("distill", {}).update(steps=7, compare=["uniform"])
+    content.setdefault("answers", {}).update(precision="uint8")  # which the store then refuses, if it holds others
     run = create_or_resume(tmp_path, Study.model_validate(content))
     assert (run.study.federation.min_sites, run.study.distill.steps) == (2, 7)
     (event,) = run.events("settings-changed")
-    assert {"federation.min_sites", "federation.patience_s", "distill.steps"} <= set(event["keys"])
+    assert {"federation.min_sites", "federation.patience_s", "distill.steps", "answers.precision"} <= set(event["keys"])
     assert run.study.teacher == before.teacher
 
 

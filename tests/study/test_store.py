@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from models.contents import DEFAULT
 from study.answers import Answers
 from study.draws import generator
 from study.store import AnswerStore
+from study.tables import Encoding
 from study.wire import Card
 
 Renumber = Callable[..., Answers]
@@ -144,6 +146,26 @@ def test_a_store_of_other_shards_is_told(store: AnswerStore, numbered: Renumber,
         AnswerStore(store.folder, shard_slices=4, slices="these").read("north", 0, DEFAULT)
     with pytest.raises(ValueError, match="3 slices in a shard of 2"):
         AnswerStore(store.folder, shard_slices=2, slices="these").write(numbered(0), card, DEFAULT)
+
+
+def test_a_store_of_another_encoding_is_told_with_its_remedy(
+    store: AnswerStore, numbered: Renumber, card: Card
+) -> None:
+    store.write(numbered(0), card, DEFAULT)
+    other = AnswerStore(store.folder, shard_slices=3, slices="these", encoding=Encoding(precision="uint8"))
+    expected = r"answers lie as float16 on grid `full`, the study asks for uint8 on grid `full`; restore .* or remove"
+    for use in (lambda: other.missing("north", 3, DEFAULT), lambda: other.write(numbered(1), card, DEFAULT)):
+        with pytest.raises(InputError, match=expected):
+            use()
+
+
+def test_a_store_from_before_there_were_encodings_is_read(store: AnswerStore, numbered: Renumber, card: Card) -> None:
+    store.write(numbered(0), card, DEFAULT)
+    for note in store.folder.glob("north/*/*/zarr.json"):
+        content = json.loads(note.read_text())
+        del content["attributes"]["encoding"]
+        note.write_text(json.dumps(content))
+    assert equal(store.read("north", 0, DEFAULT), numbered(0))
 
 
 FAULTS = ("cut", "missing", "flipped", "empty")

@@ -119,13 +119,13 @@ def test_a_foreign_safetensors_file_is_an_input_error(note: str) -> None:
 
 
 def forged(**changes: Any) -> bytes:
-    note = {"version": 1, "kind": "Failure", "header": FAILURE.model_dump()} | changes
+    note = {"version": 2, "kind": "Failure", "header": FAILURE.model_dump()} | changes
     return bytes(save({}, metadata={"preceptor": json.dumps(note)}))
 
 
 def test_another_version_kind_or_header_is_told() -> None:
-    with pytest.raises(InputError, match="message of version 2, we speak 1; install the same release on both ends"):
-        unpack(forged(version=2), Failure)
+    with pytest.raises(InputError, match="message of version 1, we speak 2; install the same release on both ends"):
+        unpack(forged(version=1), Failure)
     with pytest.raises(InputError, match="expected Failure, got 'Card'"):
         unpack(forged(kind="Card"), Failure)
     with pytest.raises(InputError, match="header of Failure: site: is missing; extra: is not a key of Failure"):

@@ -56,4 +56,6 @@ def read_site(path: Path) -> SiteConfig:
         raise InputError(what, where=path, fix='choose a shorter one, such as "/run/preceptor/site.sock"')
     if folders["workspace"].is_relative_to(folders["data"]):
         raise InputError("`workspace` lies in `data`, which is only ever read", where=path, fix="name another folder")
+    if "teacher" in folders and folders["teacher"].suffix != ".onnx":
+        raise InputError("`teacher` is no ONNX file", where=path, fix='name a file that ends in ".onnx"')
     return config.model_copy(update=folders)

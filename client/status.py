@@ -16,7 +16,7 @@ class Now:
     site: str
     busy: Work | None = None
     doing: str = ""
-    """`reading scans`, `training`, `answering`, `evaluating`, or empty."""
+    """`reading scans`, `training`, `validating`, `answering`, `evaluating`, or empty."""
     study: str = ""
     epoch: int = 0
     """Epochs trained so far."""

@@ -44,6 +44,7 @@ def test_folders_are_relative_to_the_file(tmp_path: Path) -> None:
         (SITE.replace('"north"', '"North Wing"'), "name"),
         (SITE.replace('socket = "s.sock"\n', ""), "socket"),
         (SITE.replace("s.sock", "s" * 120), "longer than the 107 bytes"),
+        (SITE + 'teacher = "teacher.pt"\n', "`teacher` is no ONNX file"),
         ("name = north", "is not TOML"),
     ],
 )

@@ -15,6 +15,7 @@ from distill import schemes
 from distill.commands import check_contents, distill_command, report_command, schemes_command, tables_command
 from distill.export_command import export_command
 from distill.predict_command import predict_command
+from distill.replay_command import replay_command
 from imaging.commands import phantom_command
 from imaging.errors import InputError
 from models.commands import models_command
@@ -47,6 +48,7 @@ app.command("phantom")(phantom_command)
 app.add_typer(site_app, name="site")
 app.command("answer")(answer_command)
 app.command("distill")(distill_command)
+app.command("replay")(replay_command)
 app.command("evaluate")(evaluate_command)
 app.command("report")(report_command)
 app.command("export")(export_command)

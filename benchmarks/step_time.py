@@ -103,21 +103,21 @@ def collect(study: Study, run: Path, slices: SliceCache) -> None:
     """Three fresh teachers' answers, into the store."""
     store = open_store(study, run, slices)
     for number, site in enumerate(SITES):
-        asks = assignment(study, site)
+        asks, card = assignment(study, site), card_of(site, study.preprocess.fingerprint())
         torch.manual_seed(number)
         network = models.create(study.teacher.model, 1, study.classes, **study.teacher.options).eval()
         for index, ids in enumerate(shards(study, slices)):
             shard = make_shard(asks, slices, index, ids, study.answers.contents)
-            store.write(Teacher(site, asks, network, site).answer(shard), card_of(site), shard.wants)
+            store.write(Teacher(site, asks, network, site).answer(shard), card, shard.wants)
 
 
-def card_of(site: str) -> Card:
+def card_of(site: str, fingerprint: str) -> Card:
     nothing = {"train": 0, "val": 0, "test": 0}
     return Card.model_validate(
         {
             "site": site,
             "weights_hash": site,
-            "fingerprint": "",
+            "fingerprint": fingerprint,
             "epochs": 0,
             "finished": True,
             "dice": 0,

@@ -17,7 +17,7 @@ from imaging.slices import SliceCache
 from models.contents import ONNX
 from study.cohorts import open_store, shards
 from study.plan import Study
-from study.run import Run, left_out
+from study.run import left_out
 from study.store import AnswerStore
 
 COLLECT = "run the phase `collect` again (`preceptor simulate` goes on with it by itself), or `preceptor answer`"
@@ -32,7 +32,8 @@ def open_answers(
     left out, one is damaged, or no site gave what the scheme needs (by its policy, or having logits alone).
     """
     store = open_store(study, run_folder, slices)
-    sites = answering(study, Run(run_folder), store, len(shards(study, slices)), needs.contents)
+    check_fit(study, store)
+    sites = answering(study, store, len(shards(study, slices)), needs.contents)
     sites = [site for site in sites if site not in study.distill.without]
     if not sites:
         what = f"without {' and '.join(study.distill.without)} no site is left that has answered"
@@ -53,16 +54,32 @@ def open_answers(
     return StoredAnswers({site: unpacked(store, site, needs.contents, caches / site, ids, size=size) for site in sites})
 
 
-def answering(study: Study, run: Run, store: AnswerStore, n_shards: int, contents: Sequence[str]) -> list[str]:
+def check_fit(study: Study, store: AnswerStore) -> None:
+    """InputError unless what each site answered is of the study's classes, on slices prepared as it prepares them."""
+    for site in [site.name for site in study.sites if site.name in store.sites()]:
+        fix = "restore the study's settings, or collect anew into another folder (`preceptor simulate STUDY --out`)"
+        for content in store.contents(site):
+            notes = store.notes(site, content)
+            theirs, ours = notes.card.fingerprint, study.preprocess.fingerprint()
+            if theirs != ours:
+                what = f"site {site} answered about slices prepared otherwise ({theirs}, the study: {ours})"
+                raise InputError(what, where=store.folder, fix=fix)
+            told = notes.arrays["logits"].shape[0] if "logits" in notes.arrays else study.classes
+            if told != study.classes:
+                what = f"the teacher of site {site} knows {told} classes, the study has {study.classes}"
+                raise InputError(what, where=store.folder, fix=fix)
+
+
+def answering(study: Study, store: AnswerStore, n_shards: int, contents: Sequence[str]) -> list[str]:
     """Sites with answers, in the study's order: complete, or left out by the coordinator halfway.
 
     What a left-out site did not answer weighs nothing. Raises: InputError, see `open_answers`.
     """
-    absent = left_out(run.folder)
+    absent = left_out(store.folder.resolve().parent)  # of the run that collected: the store may be another's
     if unasked := [content for content in contents if content not in study.answers.contents]:
         what = f"the sites were not asked for {' and '.join(unasked)}, which the scheme needs"
         fix = f"add {json.dumps(unasked)} to `answers.contents` in the study and to the sites' policies, and {COLLECT}"
-        raise InputError(what, where=run.folder, fix=fix)
+        raise InputError(what, where=store.folder, fix=fix)
     missing = {site.name: store.missing(site.name, n_shards, contents) for site in study.sites}
     for site, lacking in missing.items():
         if lacking and site not in absent:

@@ -38,10 +38,14 @@ class TrainingBatches:
     size: int
     labelled_share: float = 0.5
     augment: Augment = field(default_factory=Augment)
+    share: tuple[int, int] = (0, 1)
+    """Which of how many processes this is; each takes its part of every batch, and moves it by draws of its own."""
 
     def __getitem__(self, step: int) -> Batch:
-        ids = np.sort(self.drawn(step))  # files are read forwards
-        warp = draw(self.augment, derived(self.seed, "augment", step), size=self.slices.images.shape[1:], n=len(ids))
+        number, processes = self.share
+        ids = np.sort(self.drawn(step))[number::processes]  # files are read forwards
+        address = ("augment", step, number) if number else ("augment", step)
+        warp = draw(self.augment, derived(self.seed, *address), size=self.slices.images.shape[1:], n=len(ids))
         return assemble(self.slices, self.teachers, ids, warp)
 
     def drawn(self, step: int) -> Ids:

@@ -31,7 +31,17 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, 
 
 
 def distill_command(
-    run: RunFolder,
+    run: Annotated[Path, typer.Argument(metavar="RUN|STUDY", help="A run's folder, or a study.toml with `--answers`.")],
+    answers: Annotated[
+        Path | None,
+        typer.Option(help="For a study.toml: the run folder whose answers to learn from, or the `store` in one."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a study.toml: its own run folder; `runs/distill-NAME` unless given.", show_default=False
+        ),
+    ] = None,
     scheme: Annotated[
         str | None, typer.Option(help="One of `preceptor schemes`; the study's `distill.scheme` unless given.")
     ] = None,
@@ -40,7 +50,8 @@ def distill_command(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the study's own.", show_default=False)] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another value of a `[distill]` key.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another value of a `[distill]` or `student.` key."),
     ] = None,
     label: Annotated[
         str | None, typer.Option(help="Folder under RUN/distill, and the name in the report; the scheme unless given.")
@@ -58,82 +69,86 @@ def distill_command(
     `preceptor distill runs/prostate --scheme supervised` trains the same student without any teacher, to compare.
 
     `preceptor distill runs/prostate --set weights.law=as-printed --label as-printed` changes one key of `[distill]`.
+
+    `preceptor distill study.toml --answers runs/prostate --set student.model=enet --set steps=8000 --out runs/enet`
+    learns from answers that another run has collected, into a folder of its own.
+
+    `preceptor distill runs/prostate --set device=cuda --set devices=4 --label four` trains on four GPUs.
+
+    docs/jobs.md tells of GPUs, several machines, mixed precision, early stopping and tracking.
     """
     from rich.console import Console
 
     from distill.job import default_label, run_job
+    from distill.machine import fabric_of, led
     from distill.progress import shown
     from distill.schemes import check
-    from study.run import read_study_of
+    from imaging.errors import InputError
 
-    study = read_study_of(run)
+    run, study = _placed(run, answers, out, settings, label)
     if variant:
-        study = varied(study, variant, scheme)
-    if settings:
-        study = changed(study, settings, label)
+        if scheme or settings:
+            fix = "leave out `--scheme` and `--set`, or `--variant`"
+            raise InputError("a variant has a scheme and settings of its own", fix=fix)
+        study = varied(study, variant)
     scheme = scheme or study.distill.scheme
     check(scheme)
     name = label or default_label(study, variant or scheme, study.seed if seed is None else seed)
-    with shown(Console(stderr=True), name) as show, tracked(track, run, name, study.distill.model_dump()) as follow:
+    fabric = fabric_of(study.distill)
+    track = track if fabric.is_global_zero else None
+    plan = study.distill.model_dump()
+    with led(fabric), shown(Console(stderr=True), name) as show, tracked(track, run, name, plan) as follow:
 
         def progress(done: Progress) -> None:
             show(done)
             follow(done)
 
-        card = run_job(study, run, scheme, seed=seed, label=name, progress=progress)
-    if as_json:
+        card = run_job(study, run, scheme, seed=seed, label=name, progress=progress, fabric=fabric)
+    if as_json and fabric.is_global_zero:
         typer.echo(card.model_dump_json(indent=2))
-    else:
+    elif fabric.is_global_zero:
         Console().print(card_table(card))
 
 
-def varied(study: Study, variant: str, scheme: str | None) -> Study:
+def varied(study: Study, variant: str) -> Study:
     """The study by the settings of one of its variants; InputError where it has none of that name."""
     from imaging.errors import InputError
     from study.plan import unknown
 
-    if scheme is not None:
-        raise InputError("a variant has a scheme already", fix="give either `--scheme` or `--variant`")
     if variant not in study.distill.variants:
         what = unknown("variant", variant, list(study.distill.variants))
         raise InputError(what, where=f"study `{study.name}`", fix="add it to `[distill.variants]`")
     return study.model_copy(update={"distill": study.distill.of(variant)})
 
 
-def changed(study: Study, settings: list[str], label: str | None) -> Study:
-    """The study with other values of some `[distill]` keys; InputError when one does not fit, or has no label."""
-    from pydantic import ValidationError
-
+def _placed(
+    run: Path, answers: Path | None, out: Path | None, settings: list[str] | None, label: str | None
+) -> tuple[Path, Study]:
+    """The run folder, and the study to train by; InputError where the options do not go together."""
+    from distill.elsewhere import begin
+    from distill.settings import changed
     from imaging.errors import InputError
-    from study.plan import Distill, faults
+    from study.plan import read_study
+    from study.run import read_study_of
 
-    if label is None:
-        raise InputError("`--set` makes another student than the study's", fix="name it with `--label`")
-    plan = study.distill.model_dump(mode="json")
-    for setting in settings:
-        key, found, value = setting.partition("=")
-        *tables, name = key.removeprefix("distill.").split(".")
-        place: Any = plan
-        for table in tables:
-            place = place.get(table) if isinstance(place, dict) else None
-        if not found or not isinstance(place, dict):
-            raise InputError(f"`--set {setting}` is not KEY=VALUE of `[distill]`", fix="such as --set amtkd.alpha=0")
-        if (*tables, name) == ("split",):
-            fix = "change it in the study, and simulate that into another folder"
-            raise InputError("`split` decides which slices the sites were asked about", fix=fix)
-        place[name] = _value(value)
-    try:
-        return study.model_copy(update={"distill": Distill.strictly(plan)})
-    except ValidationError as error:
-        what = faults(error, file="[distill]", plan=Distill)
-        raise InputError(what, fix="`preceptor study` explains every key") from error
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    if answers is None:
+        if run.is_file():
+            fix = "add `--answers RUN`, the folder of a run that has collected some"
+            raise InputError("a study file does not say which answers to learn from", where=run, fix=fix)
+        if out is not None:
+            raise InputError(
+                "`--out` goes with a study file and `--answers`", fix="leave it out, or name the study.toml"
+            )
+        study = read_study_of(run)
+        if settings and label is None:
+            raise InputError("`--set` makes another student than the study's", fix="name it with `--label`")
+        return run, changed(study, settings) if settings else study
+    if run.is_dir():
+        raise InputError("learns from its own answers", where=run, fix="leave out `--answers`, or name a study.toml")
+    study = changed(read_study(run), settings or [])
+    folder = out or Path("runs") / f"distill-{study.name}"
+    begin(study, answers, folder)
+    return folder, study
 
 
 def card_table(card: StudentCard) -> Table:

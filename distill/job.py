@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -22,6 +24,7 @@ from distill import schemes
 from distill.answered import open_answers
 from distill.batches import TrainingBatches, plain
 from distill.history import History
+from distill.machine import device_of, fabric_of, made_on
 from distill.origin import Origin
 from distill.schemes.base import Scheme
 from distill.sources import StoredAnswers
@@ -33,6 +36,7 @@ from study.cohorts import lead_slices, lead_split
 from study.draws import derived
 from study.plan import NAME, Distill, Study
 from study.prediction import case_dice
+from study.run import Run
 from study.student import CARD, WEIGHTS, Check, StudentCard, read_card, write_card
 from study.training import Outcome, Progress, TrainPlan, cyclic_lr, fit, load_best, use_threads, weights_hash
 from study.wire import digest
@@ -63,13 +67,15 @@ def run_job(
     seed: int | None = None,
     label: str | None = None,
     progress: Callable[[Progress], None] | None = None,
+    fabric: Fabric | None = None,
 ) -> StudentCard:
     """Train a student, or go on with it, or give back the card of one that is finished; into `distill/<label>`.
 
     `seed` is the study's unless given, `label` the scheme's id, with the seed if that is not the study's. The same
     study, answers, seed, threads and machine give the same student bit for bit, however often it was killed.
 
-    A finished student is not trained again, unless answers or slices have changed since.
+    A finished student is not trained again, unless answers or slices have changed since. Of several processes, which
+    `fabric` joins (the one that the study asks for unless given), the first alone writes.
 
     Raises: InputError for an unknown scheme, answers that are missing or damaged, slices without any mask where the
     scheme needs one, or a folder that holds a student of other settings.
@@ -79,17 +85,24 @@ def run_job(
     label = label or default_label(study, scheme, seed)
     if not re.fullmatch(NAME, label):
         raise InputError(f"`{label}` cannot be a label", fix="use at most 41 lower-case letters, digits and hyphens")
-    folder = run_folder / "distill" / label
-    mine = Lock(run_folder / "distill" / f".{label}.lock")
+    fabric, folder = fabric or fabric_of(study.distill), run_folder / "distill" / label
+    with alone(folder) if fabric.is_global_zero else nullcontext():
+        with fabric.rank_zero_first():
+            job = prepared(study, run_folder, scheme, seed)
+            if fabric.is_global_zero:
+                job.origin.settle(folder)
+        return _finished(folder) or _trained(study, job, folder, progress, fabric)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Until exit no other process trains this student; InputError where one does."""
+    mine = Lock(folder.with_name(f".{folder.name}.lock"))
     if not mine.take(wait=False):
         fix = "wait for it, stop it with Ctrl-C, or give this one another `--label`"
         raise InputError("another process trains this student at this moment", where=folder, fix=fix)
     with mine:
-        use_threads(study.distill.threads)
-        with Lock(run_folder / "distill" / ".preparing"):  # jobs side by side share slices and unpacked answers
-            job = prepare(study, run_folder, scheme, seed)
-        job.origin.settle(folder)
-        return _finished(folder) or _trained(study, job, folder, label, progress)
+        yield
 
 
 def default_label(study: Study, scheme: str, seed: int) -> str:
@@ -113,13 +126,24 @@ def _finished(folder: Path) -> StudentCard | None:
 
 
 def _trained(
-    study: Study, job: Job, folder: Path, label: str, progress: Callable[[Progress], None] | None
+    study: Study, job: Job, folder: Path, progress: Callable[[Progress], None] | None, fabric: Fabric
 ) -> StudentCard:
-    outcome = train(study, job, folder, progress)
-    ship(job, folder)
-    card = card_of(study, job, outcome, label=label)
-    write_card(folder, card)
+    made = made_on(fabric)
+    if fabric.is_global_zero:
+        Run(folder).event("started", **made)
+    outcome = train(study, job, folder, progress, fabric)
+    card = card_of(study, job, outcome, label=folder.name, made_on=made)
+    if fabric.is_global_zero:
+        ship(job, folder)
+        write_card(folder, card)
     return card
+
+
+def prepared(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
+    """As `prepare`, on the study's threads; jobs side by side share slices and unpacked answers."""
+    use_threads(study.distill.threads)
+    with Lock(run_folder / "distill" / ".preparing"):
+        return prepare(study, run_folder, scheme, seed)
 
 
 def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
@@ -149,6 +173,7 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
         seed=seed,
         slices=digest({"train": train, "val": parts["val"], "keys": np.array([case.key for case in slices.cases])}),
         answers=answers.checksums if answers else {},
+        device=device_of(study.distill),
     )
     return Job(scheme, learner, slices, train, validation, answers, seed, origin)
 
@@ -170,21 +195,32 @@ def new_scheme(study: Study, scheme: str, seed: int) -> Scheme:
 def train_plan(plan: Distill, seed: int, identity: str) -> TrainPlan:
     """Adam under a cyclic learning rate (AMTKD, section 4.3), validated every `validate_every` steps."""
     lr = partial(cyclic_lr, lr_min=plan.lr_min, lr_max=plan.lr, half_cycle=plan.lr_half_cycle)
-    return TrainPlan(steps=plan.steps, lr=lr, seed=seed, every=plan.validate_every, identity=identity)
+    return TrainPlan(
+        steps=plan.steps,
+        lr=lr,
+        seed=seed,
+        every=plan.validate_every,
+        patience=plan.patience,
+        clip_norm=plan.clip_norm,
+        identity=identity,
+    )
 
 
-def train(study: Study, job: Job, folder: Path, progress: Callable[[Progress], None] | None) -> Outcome:
-    """Train from where the folder's checkpoint stands to the end; the scheme then has its best weights."""
+def train(
+    study: Study, job: Job, folder: Path, progress: Callable[[Progress], None] | None, fabric: Fabric | None = None
+) -> Outcome:
+    """Train from where the folder's checkpoint stands to the end; the scheme then has its best weights, on the CPU."""
     plan, student = study.distill, job.scheme.student
+    share = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     batches = TrainingBatches(
-        job.slices, job.train, job.answers, job.seed, plan.batch, plan.labelled_share, study.augment
+        job.slices, job.train, job.answers, job.seed, plan.batch, plan.labelled_share, study.augment, share
     )
     training = train_plan(plan, job.seed, job.origin.digest())
     history = History(folder, training.lr, progress)
     validate = partial(case_dice, student, job.slices, job.validation, study.classes) if job.validation else None
-    outcome = fit(job.scheme, batches, training, folder, validate=validate, progress=history)
+    outcome = fit(job.scheme, batches, training, folder, validate=validate, progress=history, fabric=fabric)
     job.scheme.load_state_dict(load_best(folder))
-    job.scheme.eval()
+    job.scheme.cpu().eval()
     return outcome
 
 
@@ -211,7 +247,7 @@ def heard(job: Job, answers: StoredAnswers, *, chunk: int = 32) -> dict[str, Any
     }
 
 
-def card_of(study: Study, job: Job, outcome: Outcome, *, label: str) -> StudentCard:
+def card_of(study: Study, job: Job, outcome: Outcome, *, label: str, made_on: dict[str, str]) -> StudentCard:
     """The card of a student whose training has ended."""
     student = job.scheme.student
     return StudentCard(
@@ -233,4 +269,5 @@ def card_of(study: Study, job: Job, outcome: Outcome, *, label: str) -> StudentC
         weights_hash=weights_hash(student.state_dict()),
         teachers=list(job.answers.sites) if job.answers else [],
         settings=study.distill,
+        made_on=made_on,
     )

@@ -26,17 +26,19 @@ class Origin(BaseModel):
     """Digest of the training and validation slices."""
     answers: dict[str, dict[str, str]]
     """Site -> shard -> checksum."""
+    device: str = "cpu"
+    """`cpu` or `cuda`."""
 
     def settle(self, folder: Path) -> None:
         """Make `folder` this training's. One of the same settings from other slices or answers is thrown away.
 
         Raises: InputError when the folder holds a training of other settings.
         """
-        former = _read(folder)
+        former = read_origin(folder)
         if former == self:
             return
         if former is not None:
-            settings = {"study_hash", "scheme", "seed"}
+            settings = {"study_hash", "scheme", "seed", "device"}
             if former.model_dump(include=settings) != self.model_dump(include=settings):
                 fix = f"choose another `--label`, or remove {folder}"
                 raise InputError("holds a student of other settings", where=folder, fix=fix)
@@ -51,7 +53,8 @@ class Origin(BaseModel):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True)
 
 
-def _read(folder: Path) -> Origin | None:
+def read_origin(folder: Path) -> Origin | None:
+    """What the student in a job's folder depends on; None where that is not told."""
     path = folder / ORIGIN
     if not path.exists():
         return None

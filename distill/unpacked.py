@@ -74,10 +74,12 @@ def _unpack(store: AnswerStore, site: str, content: str, folder: Path, ids: Ids,
     card = store.card(site)
     ends = ends_of(card.model, card.options)
     for answers in store.in_order(site, [content]):
-        rows = np.searchsorted(ids, answers.slice_ids)
-        if not np.array_equal(ids[np.minimum(rows, len(ids) - 1)], answers.slice_ids):
-            what = f"shard {answers.header.index} of site {site} answers slices that are not the student's to train on"
-            raise InputError(what, where=store.folder / site, fix=f"remove {store.folder / site} and collect again")
+        start = answers.header.index * store.shard_slices
+        rows = slice(start, start + len(answers.slice_ids))
+        if not np.array_equal(ids[start : start + store.shard_slices], answers.slice_ids):
+            what = f"shard {answers.header.index} of site {site} answers other slices than the student's to train on"
+            fix = "restore `seed` and `distill.split`, or collect anew into another folder (`preceptor simulate --out`)"
+            raise InputError(what, where=store.folder / site, fix=fix)
         for name, array in decoded(answers.arrays, store.encoding, size=size, ends=ends).items():
             if name not in maps:
                 maps[name] = _array(folder, name, array.dtype, (len(ids), *array.shape[1:]))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.plugins import Precision
 from torch import Tensor, nn
 
 from imaging.atomic import replacing
@@ -109,9 +110,15 @@ def begun(folder: Path) -> bool:
 
 
 def save(
-    state: State, folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, *, identity: Identity
+    state: State,
+    folder: Path,
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    scaling: Precision,
+    *,
+    identity: Identity,
 ) -> None:
-    """Put all the state into `folder`, in place of what was there."""
+    """Put all the state into `folder`, in place of what was there; `scaling` has some only under 16-mixed."""
     weights = network.state_dict()
     content = {
         "identity": identity,
@@ -119,6 +126,7 @@ def save(
         "weights": weights,
         "optimiser": optimiser.state_dict(),
         "best": weights if state.best is None else state.best,
+        "scaling": scaling.state_dict(),
     }
     with replacing(folder / FILE) as temporary:
         try:
@@ -129,7 +137,9 @@ def save(
             ) from error
 
 
-def restore(folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, *, identity: Identity) -> State:
+def restore(
+    folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, scaling: Precision, *, identity: Identity
+) -> State:
     """The state that `folder` holds, with network and optimiser set to it; a fresh one where it holds none.
 
     Raises: InputError when the checkpoint is damaged or belongs to another training.
@@ -146,6 +156,7 @@ def restore(folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, 
     try:
         network.load_state_dict(content["weights"])
         optimiser.load_state_dict(content["optimiser"])
+        scaling.load_state_dict(content["scaling"])
     except (RuntimeError, ValueError) as error:
         raise InputError("the checkpoint is of another network", where=folder, fix=REMEDY) from error
     fields = content["state"] | {"history": [Validation(**item) for item in content["state"]["history"]]}
@@ -174,7 +185,8 @@ def _load(folder: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content.pop("seal") != _seal(content):
             raise ValueError("damaged")
-        if set(content) != {"identity", "state", "weights", "optimiser", "best"}:
+        content.setdefault("scaling", {})  # before there was mixed precision
+        if set(content) != {"identity", "state", "weights", "optimiser", "best", "scaling"}:
             raise ValueError("other contents")
     except Exception as error:  # torch raises whatever its readers raise: RuntimeError, EOFError, UnpicklingError, …
         raise InputError("is damaged or no checkpoint of ours", where=path, fix=REMEDY) from error

@@ -194,6 +194,18 @@ class Distill(Plan):
     """Site whose teacher `mono-teacher` learns from; when absent the one with the best validation Dice at home."""
     threads: int = Field(2, ge=1, le=512)
     """CPU threads; the student is the same again, bit for bit, only at the same number."""
+    patience: int | None = Field(None, ge=1)
+    """Validations without a better Dice before training ends; when absent it goes on to `steps`."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest L2 norm of a step's gradients together; larger ones are scaled down to it, where it is given."""
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    """What the student is trained on; `auto` takes a GPU where there is one. On another it differs in its last bits."""
+    devices: int = Field(1, ge=1, le=1024)
+    """Processes on a machine, each with its own GPU or `threads`, that share every batch and average gradients."""
+    nodes: int = Field(1, ge=1, le=1024)
+    """Machines; torchrun or Slurm starts the same command on each, in a run folder that all of them see."""
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    """What the student computes in; losses and weights stay in 32 bits. `16-mixed` needs a GPU."""
     segmentation: Literal["amtkd", "own"] = "amtkd"
     """Loss on the masks: AMTKD's Dice and Lovász for all schemes, so that they differ by what they learn from teachers
     alone, or what each scheme's own authors took."""
@@ -218,6 +230,11 @@ class Distill(Plan):
             raise ValueError(f"`compare` names a scheme twice: {', '.join(self.compare)}")
         if self.lr_min > self.lr:
             raise ValueError(f"`lr_min` ({self.lr_min}) is above `lr` ({self.lr})")
+        if self.batch % (self.devices * self.nodes):
+            shared = f"{self.devices} devices" + (f" on each of {self.nodes} nodes" if self.nodes > 1 else "")
+            raise ValueError(f"`batch` ({self.batch}) cannot be shared evenly by {shared}")
+        if self.precision == "16-mixed" and self.device == "cpu":
+            raise ValueError("`precision` 16-mixed needs a GPU; bf16-mixed works on the CPU too")
         for name in self.variants:
             self.of(name)
         return self

@@ -81,6 +81,13 @@ class AnswerStore:
             raise InputError(f"site {site} has answered nothing", where=self.folder, fix="collect again")
         return self._notes(site, contents[0]).card
 
+    def notes(self, site: str, content: str) -> Notes:
+        """What stands beside a content's arrays, whatever slices they are about; InputError when it cannot be read."""
+        try:
+            return Notes.model_validate(zarr.open_group(self._path(site, content), mode="r").attrs.asdict())
+        except Exception as error:
+            raise self._unreadable(site, error) from error
+
     def checksums(self, site: str, content: str) -> dict[str, str]:
         """SHA-256 of every shard of a content that is there, by its number: they change whenever the answers do.
 
@@ -213,11 +220,7 @@ class AnswerStore:
 
     def _notes(self, site: str, content: str) -> Notes:
         """Card, arrays and shard size of a content; InputError unless they can be read and fit this store."""
-        path = self._path(site, content)
-        try:
-            notes = Notes.model_validate(zarr.open_group(path, mode="r").attrs.asdict())
-        except Exception as error:
-            raise self._unreadable(site, error) from error
+        path, notes = self._path(site, content), self.notes(site, content)
         fix = f"remove {self.folder / site} and collect again"
         if notes.shard_slices != self.shard_slices:
             what = f"answers lie in shards of {notes.shard_slices} slices, the study has {self.shard_slices}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imaging.atomic import write_text
 from imaging.errors import InputError
@@ -61,6 +61,8 @@ class StudentCard(Leaflet):
     teachers: list[str]
     """Sites whose answers it learned from."""
     settings: Distill
+    made_on: dict[str, str] = Field(default_factory=dict)
+    """Versions, processor, device, processes and threads of the process that finished it."""
 
 
 def read_card(folder: Path) -> StudentCard | None:

@@ -14,12 +14,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from imaging.errors import InputError
 from study.checkpoint import State, Validation, keep_of, load_best, restore, save, weights_hash
 from study.deterministic import deterministic, use_threads
 from study.draws import derived
 from study.prefetch import Batches, prefetched
 from study.schedule import constant_lr, cyclic_lr
+from study.together import finite, loss_of, place
 
 __all__ = [
     "Batches", "Learner", "Outcome", "Progress", "TrainPlan", "Validation", "constant_lr", "cyclic_lr", "evaluating",
@@ -52,6 +52,8 @@ class TrainPlan:
     """Steps between two validations, each with a checkpoint; the last step has both, whatever it is."""
     patience: int | None = None
     """Validations without a higher Dice before training ends; None trains to `steps`."""
+    clip_norm: float | None = None
+    """Largest L2 norm of all gradients together; None leaves them as they are."""
     identity: str = ""
     """Hash of what else must not change between two parts of one training: data, network, loss."""
 
@@ -98,14 +100,18 @@ def fit(
 ) -> Outcome:
     """Train to `plan.steps` from where `folder`'s checkpoint stands, or only to step `until`; call again to go on.
 
+    Where `fabric` has several processes, each has `batches` of its own, gradients are their mean, and the first one
+    alone validates, writes and tells progress.
+
     `validate` gives a Dice in [0, 1] (None: nothing to validate on, the last weights are the best). Adam, betas (0.9,
     0.999). Every step reseeds torch from (seed, step), so weights, optimiser and step are all the state there is.
     Raises: InputError naming term and step when a loss is not finite; the last checkpoint stays.
     """
     fabric = fabric or Fabric(accelerator="cpu", devices=1)
-    network = fabric.to_device(learner.network)
+    network, scaling = fabric.to_device(learner.network), fabric.strategy.precision
     adam = torch.optim.Adam((w for w in network.parameters() if w.requires_grad), lr=plan.lr(0), betas=(0.9, 0.999))
-    state = restore(folder, network, adam, identity=_identity(plan))
+    state = restore(folder, network, adam, scaling, identity=_identity(plan))
+    loss = loss_of(learner, fabric)
     optimiser = cast("torch.optim.Optimizer", fabric.setup_optimizers(adam))
     stop = plan.steps if until is None else min(until, plan.steps)
     steps = range(state.step, state.step if _ended(state, plan) else stop)
@@ -113,19 +119,21 @@ def fit(
     with deterministic(fabric.device), prefetched(batches, steps) as due:
         for step, batch in zip(steps, due, strict=True):
             started = time.monotonic()
-            torch.manual_seed(derived(plan.seed, "step", step))
+            torch.manual_seed(derived(plan.seed, "step", step, *place(fabric)))
             with fabric.autocast():
-                terms = learner.loss(fabric.to_device(batch))
-            values = _finite(terms, step, folder)
-            _descend(terms, optimiser, fabric, lr=plan.lr(step))
+                terms = loss(fabric.to_device(batch))
+            values = finite(terms, step, folder, fabric)
+            fabric.backward(torch.stack(list(terms.values())).sum())
+            _descend(network, optimiser, fabric, lr=plan.lr(step), clip_norm=plan.clip_norm)
             state.count(values, seconds=time.monotonic() - started)
-            validation = _validated(state, plan, network, validate)
-            if validation or state.step == stop:
-                save(state, folder, network, adam, identity=_identity(plan))
-            if progress is not None:
+            validation = _validated(state, plan, network, validate, fabric)
+            if fabric.is_global_zero and (validation or state.step == stop):
+                save(state, folder, network, adam, scaling, identity=_identity(plan))
+            if fabric.is_global_zero and progress is not None:
                 progress(Progress(state.step, plan.steps, values, validation, state.best_dice))
             if _ended(state, plan):
                 break
+    fabric.barrier()  # the last checkpoint is there for all
     return Outcome(state.step, _ended(state, plan), state.best_step, state.best_dice, tuple(state.history))
 
 
@@ -141,27 +149,32 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train(was)
 
 
-def _descend(terms: dict[str, Tensor], optimiser: torch.optim.Optimizer, fabric: Fabric, *, lr: float) -> None:
+def _descend(
+    network: nn.Module, optimiser: torch.optim.Optimizer, fabric: Fabric, *, lr: float, clip_norm: float | None
+) -> None:
+    """One step down the gradients, which are used up."""
     for group in optimiser.param_groups:
         group["lr"] = lr
-    optimiser.zero_grad()
-    fabric.backward(torch.stack(list(terms.values())).sum())
+    if clip_norm is not None:  # where one is infinite, 16-mixed leaves the step out by itself
+        fabric.clip_gradients(network, optimiser, max_norm=clip_norm, error_if_nonfinite=False)
     optimiser.step()
+    optimiser.zero_grad()
 
 
 def _validated(
-    state: State, plan: TrainPlan, network: nn.Module, validate: Callable[[], float] | None
+    state: State, plan: TrainPlan, network: nn.Module, validate: Callable[[], float] | None, fabric: Fabric
 ) -> Validation | None:
-    """Validate where it is due and remember the weights if they are the best so far."""
+    """Validate where it is due, in the first process, and remember the weights if they are the best so far."""
     if state.step % plan.every and state.step != plan.steps:
         return None
     started = time.monotonic()
     dice = None
-    if validate is not None:
+    if validate is not None and fabric.is_global_zero:
         with evaluating(network):
             dice = float(validate())
         if math.isnan(dice):
             raise ValueError("validate() gave NaN: leave undefined cases out of the mean")
+    dice = fabric.broadcast(dice)
     keep = keep_of(math.ceil(plan.steps / plan.every))
     return state.judge(dice, network, keep=keep, seconds=time.monotonic() - started)
 
@@ -170,17 +183,6 @@ def _ended(state: State, plan: TrainPlan) -> bool:
     if state.step >= plan.steps:
         return True
     return plan.patience is not None and state.idle >= plan.patience
-
-
-def _finite(terms: dict[str, Tensor], step: int, folder: Path) -> dict[str, float]:
-    """The terms as numbers; one transfer from the device for all."""
-    values = dict(zip(terms, torch.stack([term.detach().float() for term in terms.values()]).tolist(), strict=True))
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise InputError(
-                f"loss term `{name}` is {value} at step {step}", where=folder, fix="lower `lr` and run again"
-            )
-    return values
 
 
 def _identity(plan: TrainPlan) -> dict[str, int | str]:

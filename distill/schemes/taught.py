@@ -94,10 +94,11 @@ class Taught(Scheme):
         with models.tap(self.student, self.taps) as features:
             logits = self.student(batch.images).float()
         features = {name: maps.float() for name, maps in features.items()}
-        lesson = Lesson(batch, teachers, logits, features, self.weigh(batch, features))
         own = self.plan.segmentation == "own"
-        masks = self.segmentation(logits, batch) if own else segmentation(logits, batch, self.plan.amtkd)
-        return masks | self.terms(lesson)
+        with torch.autocast(logits.device.type, enabled=False):  # mixed precision is for the student alone
+            lesson = Lesson(batch, teachers, logits, features, self.weigh(batch, features))
+            masks = self.segmentation(logits, batch) if own else segmentation(logits, batch, self.plan.amtkd)
+            return masks | self.terms(lesson)
 
     @abstractmethod
     def terms(self, lesson: Lesson) -> dict[str, Tensor]:

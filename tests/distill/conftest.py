@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import models
 from client.teacher import Teacher
 from distill.schemes.base import Batch, TeacherBatch
+from imaging.preprocess import Preprocess
 from imaging.slices import SliceCache
 from models.contents import CONTENTS, DEFAULT, NODES, Content, arrays_of, kind_of
 from study.cohorts import assignment, lead_slices, make_shard, open_store
@@ -28,6 +29,7 @@ from study.store import AnswerStore
 from study.wire import Card
 
 N, T, H, W = 5, 3, 23, 29
+PREPROCESS = Preprocess(size=(40, 48))
 SITES = ("north", "east", "south")
 
 
@@ -126,7 +128,7 @@ def card_of(site: str) -> Card:
         options={},
         parameters=7,
         weights_hash=f"weights of {site}",
-        fingerprint="f",
+        fingerprint=PREPROCESS.fingerprint(),
         epochs=1,
         finished=True,
         dice={"north": 0.7, "east": 0.9, "south": 0.8}[site],
@@ -164,7 +166,7 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], 
         study = Study.model_validate({
             "name": "tiny",
             "task": {"modality": "MR", "classes": ["background", "shell", "core", "seed", "dot"][:classes]},
-            "preprocess": {"size": (40, 48)},
+            "preprocess": PREPROCESS.model_dump(),
             "sites": [{"name": name} for name in SITES],
             "student": {"model": "espnet", "sources": [{"folder": scans, "masks": masks}]},
             "distill": {"steps": 7, "batch": 4, "validate_every": 3, "lr_half_cycle": 5, "threads": 1},

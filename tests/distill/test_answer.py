@@ -11,6 +11,7 @@ import pytest
 import tomli_w
 import torch
 import typer
+from lightning_fabric.plugins.precision import Precision
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -65,7 +66,7 @@ def weights_file(run: MadeRun, classes: int = 3) -> Path:
 def checkpoint(run: MadeRun) -> tuple[Path, str]:
     network, folder = models.create("pspnet", 1, 3, encoder=ENCODER), run.folder.parent / "checkpoint"
     folder.mkdir()
-    save(State(step=1), folder, network, torch.optim.Adam(network.parameters()), identity={})
+    save(State(step=1), folder, network, torch.optim.Adam(network.parameters()), Precision(), identity={})
     return folder, weights_hash(network.state_dict())
 
 

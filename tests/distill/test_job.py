@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 import models
 from distill import schemes
-from distill.commands import changed, distill_command
+from distill.commands import distill_command
 from distill.job import new_scheme, run_job
+from distill.settings import changed
 from imaging.errors import InputError
 from imaging.lock import Lock
 from models.contents import CONTENTS
@@ -245,6 +246,6 @@ def test_an_unknown_scheme_writes_nothing(make_run: MakeRun) -> None:
 
 def test_what_the_sites_were_asked_about_cannot_be_set_for_one_job(make_run: MakeRun) -> None:
     run = make_run()
-    assert changed(run.study, ["amtkd.alpha=0"], "x").distill.amtkd.alpha == 0
+    assert changed(run.study, ["amtkd.alpha=0"]).distill.amtkd.alpha == 0
     with pytest.raises(InputError, match=r"`split` decides which slices the sites were asked about; change it in"):
-        changed(run.study, ["split=[0.8, 0.2, 0.0]"], "x")
+        changed(run.study, ["split=[0.8, 0.2, 0.0]"])

@@ -193,5 +193,5 @@ def test_a_damaged_shard_is_named_and_leaves_no_cache(make_run: MakeRun) -> None
 def test_foreign_slices_are_refused(make_run: MakeRun) -> None:
     run = make_run()
     others = np.arange(run.slices.images.shape[0], dtype=np.int64)[::2]
-    with pytest.raises(InputError, match="of site north answers slices that are not the student's"):
+    with pytest.raises(InputError, match="of site north answers other slices than the student's"):
         open_answers(run.study, run.folder, run.slices, others, ALL)

@@ -1,0 +1,46 @@
+"""A run folder for a training from a study file and answers that lie elsewhere, such as in another run's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from imaging.errors import InputError
+from imaging.lock import Lock
+from study.plan import PhantomSource, Study
+from study.run import create_or_resume
+
+STORE, LEAD = "store", "lead"
+
+
+def begin(study: Study, answers: Path, folder: Path) -> None:
+    """Make `folder` the study's run folder, which learns from `answers`: a run folder, or the store in one.
+
+    The store is linked to, not copied; so are the student's phantoms, where it has some. Everything else of the run
+    that collected them is left alone.
+
+    Raises: InputError where there are no answers, or `folder` belongs to another study or other answers.
+    """
+    store = find_store(answers)
+    folder.mkdir(parents=True, exist_ok=True)
+    with Lock(folder / ".answers.lock"):  # several processes may begin at once
+        create_or_resume(folder, study)
+        _link(folder / STORE, store)
+        if any(isinstance(source, PhantomSource) for source in study.student.sources):
+            _link(folder / LEAD, store.parent / LEAD)
+
+
+def find_store(answers: Path) -> Path:
+    """The answer store that is meant; InputError where there is none."""
+    for folder in (answers / STORE, answers):
+        if any(folder.glob("*/round-*/*/zarr.json")):
+            return folder.resolve()
+    fix = "name a run folder whose answers have been collected, or the `store` in one"
+    raise InputError("holds no answers", where=answers, fix=fix)
+
+
+def _link(path: Path, target: Path) -> None:
+    if not path.is_symlink() and not path.exists():
+        path.symlink_to(target, target_is_directory=True)
+    if path.resolve() != target:
+        fix = "choose another folder with `--out`"
+        raise InputError(f"has another `{path.name}` than {target}", where=path.parent, fix=fix)

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from client.answer_command import answer_command
 from client.commands import evaluate_command, site_app
+from client.pool_command import pool_command
 from distill import schemes
 from distill.commands import check_contents, distill_command, report_command, schemes_command, tables_command
 from distill.export_command import export_command
@@ -49,6 +50,7 @@ app.add_typer(site_app, name="site")
 app.command("answer")(answer_command)
 app.command("distill")(distill_command)
 app.command("replay")(replay_command)
+app.command("pool")(pool_command)
 app.command("evaluate")(evaluate_command)
 app.command("report")(report_command)
 app.command("export")(export_command)

@@ -36,6 +36,12 @@ def answer(message: Message, context: Context) -> Message:
     return hand_on(message, context, "answer")
 
 
+@app.query("average")
+def average(message: Message, context: Context) -> Message:
+    """Hand on: the student's weights, to be trained on; what the site's policy lets leave of them comes back."""
+    return hand_on(message, context, "average")
+
+
 @app.query("evaluate")
 def evaluate(message: Message, context: Context) -> Message:
     """Hand on: a student; its metrics on the site's own patients come back."""

@@ -18,8 +18,9 @@ def record(
 ) -> None:
     """Append one line to `workspace`/audit.jsonl and wait until the disk has it.
 
-    The line holds time, message (`teach`, `answer`, `evaluate`), study, bytes in and out, the reply's SHA-256, its kind
-    (`Card`, `AnswersHeader`, `EvaluateReply`, `Failure`), and name and shape of each array in it.
+    The line holds time, message (`teach`, `answer`, `average`, `evaluate`), study, bytes in and out, the reply's
+    SHA-256, its kind (`Card`, `AnswersHeader`, `AverageReply`, `EvaluateReply`, `Failure`), and name and shape of each
+    array in it.
     Raises: InputError when the line cannot be written; then nothing may leave.
     """
     line = {

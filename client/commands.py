@@ -47,6 +47,7 @@ def serve_command(
         release = ["logits", "attention", "contrast"]   # others: see `preceptor schemes`
         max_slices = 4096
         max_message_mib = 1024
+        average = false                    # true: the student's weights may leave after training on these patients
         evaluations = 64                   # students, in all; metrics of many could tell where an organ lies
         downloads = false                  # true: a teacher may begin with weights from the internet
 
@@ -67,6 +68,9 @@ def evaluate_command(
     ] = None,
     teacher: Annotated[
         list[Path] | None, typer.Option(help="site.toml of a site whose teacher to evaluate; again for more.")
+    ] = None,
+    local: Annotated[
+        list[Path] | None, typer.Option(help="site.toml of a site whose own student to evaluate; again for more.")
     ] = None,
     student: Annotated[
         list[Path] | None, typer.Option(help="Folder of a student, such as RUN/distill/amtkd; again for more.")
@@ -96,8 +100,9 @@ def evaluate_command(
     study = read_study_of(run)
     files = site or [run / "hospitals" / member.name / "site.toml" for member in study.sites]
     sites = [read_site(path) for path in files]
-    teachers = [read_site(path) for path in teacher or ([] if student else files)]
-    for config in (*sites, *teachers):
+    teachers = [read_site(path) for path in teacher or ([] if student or local else files)]
+    alone = [read_site(path) for path in local or []]
+    for config in (*sites, *teachers, *alone):
         study.site(config.name)
     use_threads(study.distill.threads)
     with Console(stderr=True).status("reading scans") as status:
@@ -107,12 +112,13 @@ def evaluate_command(
                 sites,
                 teachers=teachers,
                 students=student or [],
+                alone=alone,
                 split=split.value,
                 progress=lambda network, place: status.update(f"{network} at {place}"),
             )
         )
     if not rows:
-        raise InputError("nothing to evaluate", fix="name a --teacher or a --student")
+        raise InputError("nothing to evaluate", fix="name a --teacher, a --local or a --student")
     content = json.dumps([row.as_json() for row in rows])
     if out is not None:
         write_text(out, content + "\n")

@@ -24,7 +24,7 @@ from imaging.metrics import case_metrics, mean_dice
 from imaging.slices import CachedCase
 from study.draws import generator
 from study.prediction import logits_of
-from study.wire import Arrays, CaseMetrics, EvaluateReply, EvaluateRequest, digest, expect
+from study.wire import Arrays, AverageRequest, CaseMetrics, EvaluateReply, EvaluateRequest, digest, expect
 
 log = logging.getLogger("client")
 
@@ -98,7 +98,7 @@ def keep_overlays(folder: Path, found: list[Evaluated]) -> None:
             np.savez_compressed(temporary / f"{number:02d}.npz", **ranked[index].overlay)  # type: ignore[arg-type]
 
 
-def student_of(request: EvaluateRequest, weights: Arrays) -> nn.Module:
+def student_of(request: EvaluateRequest | AverageRequest, weights: Arrays) -> nn.Module:
     """The network that was sent; InputError unless every array has its place, shape and type, and is finite."""
     options = {name: value for name, value in request.options.items() if name != "pretrained"}  # its weights are here
     network = models.create(request.model, 1, len(request.assignment.task.classes), **options)

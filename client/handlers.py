@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from client import audit
+from client.apprentice import Apprentice
 from client.evaluate import evaluate_student
 from client.ready import card_at_home
 from client.scans import Scans, open_scans
@@ -12,7 +13,18 @@ from client.site import SiteConfig
 from client.status import Status, Work
 from client.teacher import Teacher, load_teacher
 from client.training import Course
-from study.wire import Arrays, Assignment, Card, EvaluateRequest, Header, Shard, TeachRequest, pack, unpack
+from study.wire import (
+    Arrays,
+    Assignment,
+    AverageRequest,
+    Card,
+    EvaluateRequest,
+    Header,
+    Shard,
+    TeachRequest,
+    pack,
+    unpack,
+)
 
 log = logging.getLogger("client")
 
@@ -52,6 +64,13 @@ class Site:
             answers.header,
             answers.arrays | {"slice_ids": answers.slice_ids},
         )
+
+    def average(self, body: bytes) -> bytes:
+        request, weights = unpack(body, AverageRequest)
+        self.config.policy.admit_averaging(request)
+        scans = self.scans(request.assignment)
+        reply, trained = Apprentice(self.config, request, weights, scans).train(self.status)
+        return self.release("average", request.assignment.study, len(body), reply, None if request.keep else trained)
 
     def evaluate(self, body: bytes) -> bytes:
         request, weights = unpack(body, EvaluateRequest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from client.apprentice import load_local
 from client.evaluate import evaluate
 from client.scans import Part, Scans, open_scans
 from client.site import SiteConfig
@@ -43,17 +44,22 @@ def matrix(
     *,
     teachers: list[SiteConfig],
     students: list[Path],
+    alone: Sequence[SiteConfig] = (),
     split: Part,
     progress: Callable[[str, str], None] = lambda network, site: None,
 ) -> Iterator[Row]:
-    """A row for each network and site, teachers first; one network and one case in memory at a time.
+    """A row for each network and site, teachers first, then as `local-SITE` the students that `alone` trained alone.
 
+    One network and one case in memory at a time.
     Raises: InputError when a teacher was not trained, a student is missing, or a site has no patient in that split.
     """
     scans = {site.name: open_scans(site, assignment(study, site.name)) for site in sites}
     for home in teachers:
         network = load_teacher(home, assignment(study, home.name)).network
         yield from _row(study, home.name, network, scans, split=split, progress=progress)
+    for home in alone:
+        network = load_local(home, study)
+        yield from _row(study, f"local-{home.name}", network, scans, split=split, progress=progress)
     for folder in students:
         yield from _row(study, folder.name, student(folder, study), scans, split=split, progress=progress)
 

@@ -8,11 +8,11 @@ from imaging.errors import InputError
 from models.contents import CONTENTS, DEFAULT, Content
 from study.answers import Answers
 from study.plan import Plan, Teacher
-from study.wire import Shard
+from study.wire import AverageRequest, Shard
 
 
 class Policy(Plan):
-    """`[policy]` of site.toml. A site never sends pixels or weights; this narrows what it does send."""
+    """`[policy]` of site.toml. A site never sends pixels or its teacher's weights; this narrows what it does send."""
 
     release: tuple[Content, ...] = DEFAULT
     """What answers to a shard may hold; without `logits` the site trains and evaluates but answers nothing. `features`
@@ -25,6 +25,10 @@ class Policy(Plan):
     evaluations: int = Field(64, ge=0)
     """Students that may be evaluated on the site's patients, in all studies together; 0 refuses all. Metrics of many
     networks, made for the purpose, could tell where in a patient's scan the organ lies."""
+
+    average: bool = False
+    """Whether the student's weights may leave after training on this site's patients, so that they can be averaged
+    (FedAvg and its kin). Whoever has them can ask them anything, of these patients too; so no, unless you say so."""
 
     downloads: bool = False
     """Whether a teacher may begin with pretrained weights, for which the service then asks the internet once."""
@@ -61,6 +65,14 @@ class Policy(Plan):
             raise InputError(
                 f"this site's policy allows {self.evaluations} students to be evaluated on its patients",
                 fix="ask the site's engineer for more `evaluations` in the site's [policy]",
+            )
+
+    def admit_averaging(self, request: AverageRequest) -> None:
+        """InputError where trained weights are asked for that this policy keeps."""
+        if not (request.keep or self.average):
+            raise InputError(
+                "this site's policy lets no weights leave that were trained on its patients",
+                fix="go on without this site, or ask its engineer for `average = true` in the site's [policy]",
             )
 
     def released(self, answers: Answers) -> Answers:

@@ -6,7 +6,7 @@ import threading
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-Work = Literal["teach", "answer", "evaluate"]
+Work = Literal["teach", "answer", "average", "evaluate"]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,7 +20,6 @@ from client.status import Status
 from client.teacher import build, folder_of
 from imaging.augment import Augment, draw
 from imaging.errors import InputError
-from imaging.slices import SliceCache
 from study.checkpoint import begun
 from study.draws import derived, generator
 from study.prediction import case_dice
@@ -44,11 +44,20 @@ class Supervised:
         return {"dice_ce": self._loss(self.network(images), masks[:, None])}
 
 
+class Outlined(Protocol):
+    """Prepared slices: images (N, H, W) float16 and masks (N, H, W) uint8."""
+
+    @property
+    def images(self) -> NDArray[np.float16]: ...
+    @property
+    def masks(self) -> NDArray[np.uint8]: ...
+
+
 @dataclass(frozen=True)
 class TrainSlices:
     """Batches of augmented slices; each epoch has its own order, and leaves out what does not fill a batch."""
 
-    cache: SliceCache
+    cache: Outlined
     slices: NDArray[np.int64]
     batch: int
     seed: int

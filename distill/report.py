@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from distill import report_figures as figures
+from distill.report_cost import costs
 from distill.report_tables import Cell, cell, class_means, mean_over_sites, pooled
 from imaging.atomic import write_text
 from imaging.errors import InputError
+from study.averaging_table import LOCAL
 from study.plan import PhantomSource, Study
 from study.run import events, left_out, read_study_of
 from study.student import read_card
@@ -78,6 +80,7 @@ def _content(run: Path, study: Study) -> dict[str, Any]:
         "weights": _weights(run, schemes),
         "overlays": _overlays(run, study),
         "traffic": _traffic(run),
+        "costs": costs(study, _bytes(run), cases, _alone(run)),
         "times": _times(run),
         "facts": _facts(run, study),
     }
@@ -119,14 +122,19 @@ def _cards(run: Path) -> list[Card]:
 
 
 def _cross(run: Path, sites: Sequence[str]) -> list[Row]:
-    """Rows: teacher of a site; columns: at a site. Empty unless the simulation measured it."""
+    """Rows: teachers, then students of one site alone; columns: at a site. Empty unless the simulation measured it."""
+    table = crossed(run)
+    names = [*sites, *(f"{LOCAL}-{site}" for site in sites if f"{LOCAL}-{site}" in table)]
+    return [Row(name, [cell(table.get(name, {}).get(site, [])) for site in sites]) for name in names] if table else []
+
+
+def crossed(run: Path) -> dict[str, dict[str, list[CaseMetrics]]]:
+    """Network -> site -> cases of `cross.json`."""
     path = run / "cross.json"
-    if not path.exists():
-        return []
-    table = {
-        (row["network"], row["site"]): [CaseMetrics.model_validate(c) for c in row["cases"]] for row in _json(path)
-    }
-    return [Row(home, [cell(table.get((home, site), [])) for site in sites]) for home in sites]
+    table: dict[str, dict[str, list[CaseMetrics]]] = {}
+    for row in _json(path) if path.exists() else []:
+        table.setdefault(row["network"], {})[row["site"]] = [CaseMetrics.model_validate(case) for case in row["cases"]]
+    return table
 
 
 def _curves(run: Path, cards: Sequence[Card], schemes: Sequence[str]) -> list[str]:
@@ -210,9 +218,16 @@ def _slices(paths: Sequence[Path]) -> Iterator[dict[str, str]]:
             yield {"png": figures.overlay(image.astype(np.float32), reference, prediction), "caption": dice}
 
 
-def _traffic(run: Path) -> list[dict[str, str]]:
+def _alone(run: Path) -> dict[str, dict[str, list[CaseMetrics]]]:
+    return {name: by_site for name, by_site in crossed(run).items() if name.startswith(f"{LOCAL}-")}
+
+
+def _bytes(run: Path) -> dict[str, Any]:
     path = run / "traffic.json"
-    found = _json(path) if path.exists() else {}
+    return dict(_json(path)) if path.exists() else {}
+
+
+def _traffic(run: Path) -> list[dict[str, str]]:
     return [
         {
             "site": site,
@@ -220,7 +235,7 @@ def _traffic(run: Path) -> list[dict[str, str]]:
             "received": _megabytes(row["received"]),
             "messages": str(row["messages"]),
         }
-        for site, row in sorted(found.items())
+        for site, row in sorted(_bytes(run).items())
     ]
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from distill.losses.cross_entropy import cross_entropy, soft_cross_entropy
-from distill.losses.dice import dice_loss
 from distill.schemes.base import TeacherBatch
+from study.dice import dice_loss
 from study.distill_tables import Law, Weights
 
 Weigh = Callable[[TeacherBatch, Tensor, Tensor, Weights], Tensor]

@@ -10,6 +10,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from imaging.errors import InputError
+from server.averaging import Averaging
 from server.collect import Collection
 from server.evaluate import Evaluation
 from server.exchange import Exchange
@@ -20,7 +21,7 @@ from server.train import Training
 from study.plan import Study
 from study.run import Run
 
-PHASES = {phase.name: phase for phase in (Training, Collection, Evaluation)}
+PHASES = {phase.name: phase for phase in (Training, Collection, Averaging, Evaluation)}
 
 app = ServerApp()
 
@@ -60,4 +61,6 @@ def _conduct(name: str, study: Study, run: Run, line: Line) -> None:
     phase, plan = PHASES[name](study, run), study.federation
     roster = Roster(run, name, phase.sites, min_sites=plan.min_sites, settled=phase.settled)
     roster.gather(line, patience_s=plan.patience_s)
-    Exchange(phase, roster, line, Traffic(run.folder / "traffic.json"), plan).complete()
+    traffic = Traffic(run.folder / "traffic.json")
+    for part in phase.rounds() if isinstance(phase, Averaging) else (phase,):
+        Exchange(part, roster, line, traffic, plan).complete()

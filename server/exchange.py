@@ -38,6 +38,12 @@ class Ask:
     label: str
     body: Callable[[], bytes]
     take: Callable[[bytes], None]
+    purpose: str = ""
+    """What its bytes are counted under; its action unless given."""
+
+    @property
+    def counted(self) -> str:
+        return self.purpose or self.action
 
 
 class Phase(Protocol):
@@ -62,7 +68,7 @@ class Pending:
 
 
 class Exchange:
-    """A phase being asked over a line."""
+    """A phase, or one of its rounds, being asked over a line."""
 
     def __init__(self, phase: Phase, roster: Roster, line: Line, traffic: Traffic, plan: Federation) -> None:
         self.phase, self.roster, self.line, self.traffic, self.plan = phase, roster, line, traffic, plan
@@ -101,7 +107,7 @@ class Exchange:
                 self.roster.run.event("sent-again", site=pending.site, message=pending.ask.label)
             pending.tickets.add(self.line.send(pending.site, pending.ask.action, body))
             pending.due = self.roster.clock() + self.plan.resend_s
-            self.traffic.count(pending.site, sent=len(body))
+            self.traffic.count(pending.site, pending.ask.counted, sent=len(body))
 
     def _take(self, pending: Pending, reply: Reply) -> None:
         pending.tickets.discard(reply.ticket)
@@ -122,7 +128,7 @@ class Exchange:
         try:
             if reply.body is None:
                 raise InputError(reply.fault, fix=ASK_ENGINEER)
-            self.traffic.count(pending.site, received=len(reply.body))
+            self.traffic.count(pending.site, pending.ask.counted, received=len(reply.body))
             pending.ask.take(reply.body)
         except InputError as error:
             if isinstance(error, UnreadableError) or isinstance(error.__cause__, OSError):

@@ -112,6 +112,8 @@ def write_site(study: Study, run_folder: Path, site: str, socket: Path) -> None:
     policy = dict(former.get("policy", {"downloads": True} if study.teacher_of(site).options.get("pretrained") else {}))
     if "release" not in policy and (more := set(study.answers.contents) - set(DEFAULT)):  # a list stays what it is
         policy["release"] = [name for name in CONTENTS if name in more.union(DEFAULT)]
+    if study.averaging.strategies:
+        policy.setdefault("average", True)
     if policy:
         content["policy"] = policy
     write_text(folder / "site.toml", tomli_w.dumps(content))

@@ -42,6 +42,7 @@ class Scene:
         self.study, self.cohorts, self.clock = study, cohorts, clock
         self.sites = {site.name: SiteScene(study.teacher_of(site.name).epochs) for site in study.sites}
         self.plans = {name: study.distill.of(name) for name in study.distill.students}
+        self.rounds = dict.fromkeys(study.averaging.labels, 0)
         self.steps: dict[str, int] = defaultdict(int)
         self.validated: dict[str, float] = {}
         self.shards = 0
@@ -59,6 +60,8 @@ class Scene:
                 self.done.append(event["phase"])
             case "asking":
                 self.shards = event["shards"]
+            case "round-ended":
+                self.rounds[event["label"]] = event["round"]
             case "step" | "validation":
                 self.steps[event["student"]] = max(self.steps[event["student"]], event["step"])
                 if event.get("dice") is not None:
@@ -75,9 +78,16 @@ class Scene:
                 sum(len(site.shards) for site in taking_part) / (n * self.shards) if self.shards else 0.0
             ),
             "distill": self._distilled,
-            "evaluate": lambda: sum(len(site.labels) for site in taking_part) / (n * len(self.plans)),
+            "average": lambda: sum(self.rounds.values()) / max(1, self.study.averaging.rounds * len(self.rounds)),
+            "evaluate": lambda: sum(len(site.labels) for site in taking_part) / (n * self.students),
         }
         return min(1.0, shares[self.part]()) if self.part in shares else 0.0
+
+    @property
+    def students(self) -> int:
+        """How many every site is to evaluate."""
+        plan = self.study.averaging
+        return len(self.plans) + len(plan.strategies) + plan.pooled
 
     def left_s(self) -> float | None:
         """Seconds the current part will still take at its pace so far; None while that is unknown."""

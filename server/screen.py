@@ -113,7 +113,7 @@ class Screen:
             f"{epoch}/{site.epochs}" + (" ✓" if site.finished else ""),
             f"{dice:.3f}" if dice is not None else "",
             f"{len(site.shards)}/{self.scene.shards}" if self.scene.shards else "",
-            f"{len(site.labels)}/{len(self.scene.plans)}" if site.labels else "",
+            f"{len(site.labels)}/{self.scene.students}" if site.labels else "",
         ]
 
     def _now(self) -> RenderableType:

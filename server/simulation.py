@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from imaging.errors import InputError
+from server.averaging import Averaging, state_path
 from server.evaluate import Evaluation
 from server.federation import Federation
 from server.hospitals import Cohort, cohorts, cores, preceptor, write_site
@@ -20,6 +21,7 @@ from server.screen import Screen
 from server.train import Training
 from server.watch import Watch
 from server.words import PARTS
+from study.averaging_table import LOCAL, POOLED
 from study.cards import card_path, finished
 from study.cohorts import lead_slices, open_store, shards
 from study.plan import FolderSource, Study
@@ -90,7 +92,7 @@ class Simulation:
             self.federation.conduct("collect")
 
     def distill(self) -> None:
-        students = self.study.distill.students
+        students = [*self.study.distill.students, *self._pooled()]
         if others := {label: keys for label in students if (keys := self._otherwise(label))}:
             folders = " and ".join(str(self.run.folder / "distill" / label) for label in others)
             names = ", ".join(dict.fromkeys(key for found in others.values() for key in found))
@@ -101,17 +103,24 @@ class Simulation:
             with self._timed("distill"):
                 self.processes.complete([self._job(label) for label in missing], tick=self.screen.tick, at_once=at_once)
 
+    def average(self) -> None:
+        if Averaging(self.study, self.run).labels:
+            self.federation.conduct("average")
+
     def evaluate(self) -> None:
         if Evaluation(self.study, self.run).sites:
             self.federation.conduct("evaluate")
 
     def cross(self) -> None:
-        """Every teacher at every site, as only a simulation may: it can read all their folders."""
+        """Every teacher, and every student of one site alone, at every site: a simulation can read all of them."""
         table, cards = self.run.folder / "cross.json", [card_path(self.run.folder, site) for site in self._teachers()]
-        if table.exists() and table.stat().st_mtime >= max(card.stat().st_mtime for card in cards):
+        alone = self._alone()
+        learned = [*cards, *([state_path(self.run.folder, LOCAL)] if alone else [])]
+        if table.exists() and table.stat().st_mtime >= max(path.stat().st_mtime for path in learned):
             return
-        sites = [str(self.run.folder / "hospitals" / card.stem / "site.toml") for card in cards]
-        chosen = [word for site in sites for word in ("--site", site, "--teacher", site)]
+        sites = {card.stem: str(self.run.folder / "hospitals" / card.stem / "site.toml") for card in cards}
+        chosen = [word for site in sites.values() for word in ("--site", site, "--teacher", site)]
+        chosen += [word for site in alone if site in sites for word in ("--local", sites[site])]
         with self._timed("cross"):
             words = ["evaluate", str(self.run.folder), "--out", str(table), *chosen]
             self._preceptor("evaluating the teachers", *words)
@@ -131,6 +140,12 @@ class Simulation:
 
     def _teachers(self) -> list[str]:
         return [site.name for site in self.study.sites if finished(self.run.folder, site.name)]
+
+    def _alone(self) -> list[str]:
+        """Sites whose own student has been trained to its end."""
+        rounds = self.study.averaging.rounds
+        ends = [e for e in self.run.events("averaged") if e["label"] == LOCAL and e["round"] == rounds]
+        return sorted({event["site"] for event in ends}) if self.study.averaging.local else []
 
     def _answers_missing(self) -> bool:
         """Whether a finished teacher has shards to answer."""
@@ -155,9 +170,14 @@ class Simulation:
     def _card(self, label: str) -> Path:
         return self.run.folder / "distill" / label / "student.json"
 
+    def _pooled(self) -> list[str]:
+        return [POOLED] if self.study.averaging.pooled else []
+
     def _job(self, label: str) -> Command:
         kind = "--variant" if label in self.study.distill.variants else "--scheme"
         words = ["distill", str(self.run.folder), kind, label]
+        if label == POOLED:
+            words = ["pool", str(self.run.folder)]
         return preceptor(f"distilling {label}", *words, log=self._log(f"distill-{label}"))
 
     def _preceptor(self, name: str, *words: str) -> None:

@@ -12,6 +12,7 @@ PARTS = {
     "train": "training the teachers",
     "collect": "collecting the teachers' answers",
     "distill": "distilling the students",
+    "average": "training the student at the sites",
     "evaluate": "evaluating the students at the sites",
     "cross": "evaluating each teacher at every site",
     "report": "writing the report",
@@ -59,6 +60,7 @@ WORDS: dict[str, Callable[[Event], str]] = {
     "settings-changed": lambda e: f"goes on with other values of {', '.join(e['keys'])}",
     "put-aside": lambda e: f"a scan of the study lead is put aside: {e['what']}",
     "validation": _validated,
+    "round-ended": lambda e: f"{e['label']}: round {e['round']} of {e['of']} with {', '.join(e['sites'])}",
     "evaluated": lambda e: f"{e['site']}: {e['label']} on {e['cases']} test patients",
 }
 

@@ -15,6 +15,7 @@ import models
 from imaging.augment_plan import Augment
 from imaging.errors import InputError
 from imaging.preprocess import Preprocess
+from study.averaging_table import BASELINES, Averaging
 from study.distill_tables import Amtkd, Distill
 from study.keys import Row, faults, rows
 from study.tables import (
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
     from imaging.phantom_profiles import Profile
 
 __all__ = [
-    "NAME", "Amtkd", "Asked", "Augment", "Distill", "Encoding", "Federation", "FolderSource", "Name", "Options",
-    "PhantomSource", "Plan", "Preprocess", "Site", "Source", "Student", "Study", "Task", "Teacher", "check_networks",
-    "check_rooms", "checked", "faults", "known", "read_study", "reference", "resolve", "unknown",
+    "NAME", "Amtkd", "Asked", "Augment", "Averaging", "Distill", "Encoding", "Federation", "FolderSource", "Name",
+    "Options", "PhantomSource", "Plan", "Preprocess", "Site", "Source", "Student", "Study", "Task", "Teacher",
+    "check_networks", "check_rooms", "checked", "faults", "known", "read_study", "reference", "resolve", "unknown",
 ]  # fmt: skip
 
 
@@ -62,6 +63,7 @@ class Study(Plan):
     student: Student
     answers: Asked = Asked()
     distill: Distill = Distill()
+    averaging: Averaging = Averaging()
     federation: Federation = Federation()
 
     @model_validator(mode="after")
@@ -78,6 +80,10 @@ class Study(Plan):
             raise ValueError(
                 f"`federation.min_sites` is {self.federation.min_sites} but the study has {len(names)} sites"
             )
+        if self.averaging.labels and self.averaging.rounds > self.averaging_steps:
+            raise ValueError(
+                f"`averaging.rounds` is {self.averaging.rounds}, and there are {self.averaging_steps} steps"
+            )
         if (self.preprocess.normalise == "window") != (self.task.modality == "CT"):
             wanted = "window" if self.task.modality == "CT" else "percentile-zscore"
             raise ValueError(f'{self.task.modality} needs `normalise = "{wanted}"` in `[preprocess]`')
@@ -91,6 +97,11 @@ class Study(Plan):
     def classes(self) -> int:
         """Number of classes, background included."""
         return len(self.task.classes)
+
+    @property
+    def averaging_steps(self) -> int:
+        """Optimiser steps of every site under `[averaging]`."""
+        return self.averaging.steps or self.distill.steps
 
     def site(self, name: str) -> Site:
         """The site of that name; InputError with the nearest name if there is none."""
@@ -106,9 +117,10 @@ class Study(Plan):
         return self.teacher.model_copy(update={"model": site.model or self.teacher.model, "options": options})
 
     def hash(self) -> str:
-        """Twelve hex digits that change with any setting that a student's weights depend on."""
+        """Twelve hex digits that change with any setting that a distilled student's weights depend on."""
         apart: dict[str, bool | set[str]]
-        apart = {"federation": True, "answers": {"contents"}, "distill": {"scheme", "compare", "variants"}}
+        apart = {"averaging": True, "federation": True, "answers": {"contents"}}
+        apart["distill"] = {"scheme", "compare", "variants"}
         settings = self.model_dump(mode="json", exclude=apart)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -146,8 +158,8 @@ def check_rooms(study: Study, *, schemes: Collection[str], phantoms: Mapping[str
     try:
         for name in study.distill.students:
             known("scheme", study.distill.of(name).scheme, list(schemes))
-            if name in study.distill.variants and name in schemes:
-                raise ValueError(f"`distill.variants.{name}` has the name of a scheme; give it another")
+            if name in study.distill.variants and name in {*schemes, *BASELINES}:
+                raise ValueError(f"`distill.variants.{name}` has the name of a scheme or baseline; give it another")
         for source in (*(site.source for site in study.sites), *study.student.sources):
             if isinstance(source, PhantomSource):
                 _check_phantom(phantoms[known("phantom", source.phantom, list(phantoms))], study.task)

@@ -22,10 +22,10 @@ from study.plan import Study, faults
 STUDY, VERSIONS, EVENTS = "study.json", "versions.json", "events.jsonl"
 SHOWN = 6
 """Differing keys that a message names; the rest is counted."""
-MAY_CHANGE = re.compile(r"answers\.|federation\.(?!shard_slices$)|distill\.(?!split\.)")
+MAY_CHANGE = re.compile(r"answers\.|averaging\.|federation\.(?!shard_slices$)|distill\.(?!split\.)")
 """Keys, by how they begin, that a run may go on with other values of: what was asked of the sites stays what it was.
 Of `answers` the store knows: it keeps contents apart, and refuses another encoding with its remedy."""
-WORK_OF = {"taught": "train", "collected": "collect", "evaluated": "evaluate"}
+WORK_OF = {"taught": "train", "collected": "collect", "evaluated": "evaluate", "averaged": "average"}
 """The event that says that a site has done some of a phase's work."""
 
 

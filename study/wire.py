@@ -17,11 +17,12 @@ from imaging.augment_plan import Augment
 from imaging.errors import InputError
 from imaging.preprocess import NO_MASK, Preprocess
 from models.contents import DEFAULT
+from study.distill_tables import Amtkd
 from study.envelope import Arrays, AwayError, Failure, Header, digest, expect, pack, unpack
 from study.plan import Encoding, Name, Options, Task, Teacher
 
 __all__ = [
-    "NO_MASK", "Arrays", "Assignment", "AwayError", "Card", "CaseMetrics", "Epoch",
+    "NO_MASK", "Arrays", "Assignment", "AverageReply", "AverageRequest", "AwayError", "Card", "CaseMetrics", "Epoch",
     "EvaluateReply", "EvaluateRequest", "Failure", "Header", "Metric", "Shard", "ShardHeader", "TeachRequest", "digest",
     "expect", "pack", "unpack",
 ]  # fmt: skip
@@ -179,3 +180,51 @@ class EvaluateReply(Header):
             for metric, values in case.metrics.items():
                 if set(values) != set(classes):
                     raise InputError(f"{metric} of {sorted(values)}, the study's classes are {sorted(classes)}")
+
+
+class AverageRequest(Header):
+    """Train the student with these weights (arrays beside the header) on the site's own training slices.
+
+    The weights stand at step `first` of `steps`; train to step `until`. With the same weights and a later `until` the
+    site goes on from where it stopped.
+    """
+
+    assignment: Assignment
+    label: Name
+    """What the report calls this student, such as `fedavg`."""
+    model: str
+    options: Options
+    first: Count
+    until: Count
+    steps: Annotated[int, Field(ge=1)]
+    keep: bool
+    """True: the trained weights stay at the site, and only the reply's header leaves."""
+    batch: Annotated[int, Field(ge=2)]
+    lr: Annotated[float, Field(gt=0)]
+    lr_min: Annotated[float, Field(ge=0)]
+    lr_half_cycle: Annotated[int, Field(ge=1)]
+    loss: Amtkd
+    """Weights of the loss on masks (AMTKD, Eq. 5)."""
+    mu: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the pull towards the weights that were sent (FedProx)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.first < self.until <= self.steps:
+            raise ValueError(f"cannot be trained from step {self.first} to step {self.until} of {self.steps}")
+        return self
+
+
+class AverageReply(Header):
+    """The student trained to step `until`; its weights are the arrays beside, unless they were to stay."""
+
+    site: Name
+    label: Name
+    sent: str
+    """Digest of the weights it was trained from."""
+    until: Count
+    slices: Annotated[int, Field(ge=1)]
+    """Training slices: how much the site counts in an average."""
+    terms: dict[str, float]
+    """Mean of each loss term over these steps, or those since a kill."""
+    seconds: Annotated[float, Field(ge=0)]

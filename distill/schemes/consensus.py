@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.losses.dice import soft_dice_loss
 from distill.losses.kl import teacher_first_kl
 from distill.schemes.taught import Lesson, Taught
+from study.dice import soft_dice_loss
 
 
 class Consensus(Taught):

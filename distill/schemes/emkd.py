@@ -8,12 +8,12 @@ import models
 from distill.losses.attention import importance_distance
 from distill.losses.contrast import region_affinity
 from distill.losses.cross_entropy import focal
-from distill.losses.dice import dice_loss
 from distill.losses.kl import TEMPERATURE, teacher_first_kl
 from distill.schemes.base import Batch
 from distill.schemes.taught import Lesson, Taught, Told, labelled_mean
 from models.contents import Content
 from models.knowledge import attention_map, region_contrast
+from study.dice import dice_loss
 
 
 class Emkd(Taught):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from distill.losses.cross_entropy import cross_entropy
-from distill.losses.dice import dice_loss
 from distill.losses.kl import teacher_first_kl
 from distill.losses.structure import prototype_distance
 from distill.schemes.base import Batch
 from distill.schemes.taught import Lesson, Taught, Told, labelled_mean
 from models.contents import Content
 from models.knowledge import prototype_maps
+from study.dice import dice_loss
 
 
 class ProtoKd(Taught):

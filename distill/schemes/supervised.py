@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.losses.dice import dice_loss
-from distill.losses.lovasz import lovasz_softmax
 from distill.schemes.base import Batch, Needs, Scheme
 from study.plan import Amtkd as Weights
+from study.segmentation import segmentation as on_masks
 
 
 class Supervised(Scheme):
@@ -20,14 +19,5 @@ class Supervised(Scheme):
 
 
 def segmentation(logits: Tensor, batch: Batch, weights: Weights) -> dict[str, Tensor]:
-    """Seg = alpha1 Dice + alpha2 Lovász as two terms, each a mean over the labelled slices; 0 where none is.
-
-    `logits` (N, C, H, W). Source: AMTKD, Eq. 5.
-    """
-    has = batch.labelled
-    probs, masks = logits[has].softmax(1), batch.masks[has]
-    count = has.sum().clamp_min(1)
-    return {
-        "dice": weights.dice * dice_loss(probs, masks).sum() / count,
-        "lovasz": weights.lovasz * lovasz_softmax(probs, masks).sum() / count,
-    }
+    """AMTKD's loss on masks (Eq. 5) of a batch's labelled slices. `logits` (N, C, H, W)."""
+    return on_masks(logits[batch.labelled], batch.masks[batch.labelled], weights)

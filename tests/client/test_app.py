@@ -84,4 +84,4 @@ def test_its_failure_is_the_wires_own() -> None:
 
 
 def test_flower_finds_the_three_handlers() -> None:
-    assert {"query.teach", "query.answer", "query.evaluate"} == set(app._registered_funcs)
+    assert {"query.teach", "query.answer", "query.average", "query.evaluate"} == set(app._registered_funcs)

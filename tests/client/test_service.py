@@ -31,9 +31,11 @@ from client.training import Course
 from imaging.errors import InputError
 from imaging.slices import SliceCache
 from study.answers import Answers, AnswersHeader
+from study.plan import Amtkd
 from study.training import use_threads
 from study.wire import (
     Assignment,
+    AverageRequest,
     Card,
     EvaluateReply,
     EvaluateRequest,
@@ -69,6 +71,13 @@ def student(assignment: Assignment, *, fill: float | None = None) -> bytes:
         weights[next(iter(weights))].fill(fill)
     request = EvaluateRequest(assignment=assignment, label="amtkd", model="espnet", options={})
     return pack(request, weights)
+
+
+def average(assignment: Assignment) -> AverageRequest:
+    return AverageRequest(
+        assignment=assignment, label="fedavg", model="espnet", options={}, first=0, until=1, steps=2, keep=False,
+        batch=2, lr=0.01, lr_min=0.0, lr_half_cycle=2, loss=Amtkd(),
+    )  # fmt: skip
 
 
 def card_of(body: bytes) -> Card:
@@ -179,6 +188,7 @@ def test_the_thin_app_hands_both_ways(door: Door, card: Card, assignment: Assign
         ("answer", "too many", "allows 23"),
         ("answer", "garbage", "not a message of Preceptor"),
         ("answer", "too large", "larger than the 4 MiB"),
+        ("average", "weights kept", "lets no weights leave"),
         ("teach", "wrong kind", "expected TeachRequest, got"),
         ("teach", "no such classes", "no outlined"),
         ("evaluate", "not finite", "NaN"),
@@ -194,6 +204,7 @@ def test_a_failure_names_cause_site_and_remedy_and_no_patient(  # noqa: PLR0917
         "too many": lambda: shard(assignment, 24).pack(),
         "garbage": lambda: b"\x07garbage" * 99,
         "too large": lambda: bytes(4 * 2**20 + 1),
+        "weights kept": lambda: pack(average(assignment)),
         "wrong kind": lambda: shard(assignment).pack(),
         "no such classes": lambda: teach(two, 1),
         "not finite": lambda: student(assignment, fill=np.nan),

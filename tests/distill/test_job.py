@@ -24,7 +24,9 @@ from distill.settings import changed
 from imaging.errors import InputError
 from imaging.lock import Lock
 from models.contents import CONTENTS
+from study.envelope import digest
 from study.run import events
+from study.start import arrays_of, first_student
 from study.student import StudentCard
 from study.training import Progress, weights_hash
 
@@ -86,6 +88,7 @@ def test_two_seeds_begin_with_other_weights_and_torchs_own_state_does_not_matter
         first.append(weights_hash(new_scheme(study, "supervised", seed).student.state_dict()))
     assert first[0] != first[1]
     assert first[0] == first[2]
+    assert first[0] == digest(arrays_of(first_student(study))), "what hospitals are sent, and pooled begins with"
 
 
 KILLED = """

@@ -14,9 +14,9 @@ from torch.testing import assert_close
 
 from distill.losses.attention import attention_transfer
 from distill.losses.contrast import contrast_distance
-from distill.losses.dice import dice_loss, one_hot, soft_dice_loss
 from distill.losses.kl import soften, student_first_kl, teacher_first_kl
-from distill.losses.lovasz import lovasz_softmax
+from study.dice import dice_loss, one_hot, soft_dice_loss
+from study.lovasz import lovasz_softmax
 
 near = partial(assert_close, atol=1e-6, rtol=0.0)
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from distill.report import evaluations, write_report
+from distill.report_cost import costs
 from distill.report_figures import dots
 from distill.report_tables import cell, pooled
 from imaging.errors import InputError
-from study.plan import read_study
-from study.run import create_or_resume
+from study.plan import Averaging, read_study
+from study.run import create_or_resume, read_study_of
 from study.student import write_card
 from study.wire import EvaluateReply
 from tests.distill.finished_run import ROOT, SITES, case, finished_run, student
@@ -95,3 +96,24 @@ def test_a_student_worse_than_one_trained_alone_is_not_hidden(run: Path) -> None
     page = write_report(run).read_text(encoding="utf-8")
     assert "amtkd does worse than the same student trained alone (mean test Dice 0.000 against 0.500)" in page
     assert "HD95 – (0 of 2)" in page
+
+
+def test_what_each_way_cost_and_revealed_stands_beside_its_dice(run: Path) -> None:
+    assert "What each way cost" not in write_report(run).read_text(encoding="utf-8")
+    averaging = Averaging(strategies=["fedavg"], local=True, pooled=True)
+    study = read_study_of(run).model_copy(update={"averaging": averaging})
+    purposes = {"teach": (20, 1e3, 2e3), "answer": (4, 5e6, 7e6), "fedavg": (10, 8e6, 9e6)}
+    counted = {name: dict(zip(("messages", "sent", "received"), row, strict=True)) for name, row in purposes.items()}
+    one = {"hospital-a": [case(0.6), case(0.8)]}
+    cases = {"amtkd": one, "fedavg": {"hospital-a": [case(0.5)]}, "pooled": one}
+    alone = {"local-hospital-a": one, "local-hospital-b": {"hospital-a": [case(0.3)]}}
+    table = [
+        (cost.students, cost.dice, cost.messages, cost.sent, cost.received)
+        for cost in costs(study, {"hospital-a": {"for": counted}, "hospital-b": {}}, cases, alone)
+    ]
+    assert table == [
+        ("amtkd", "0.700", "24", "5.0 MB", "7.0 MB"),
+        ("fedavg", "0.500", "10", "8.0 MB", "9.0 MB"),
+        ("local, mean", "0.500", "–", "–", "–"),
+        ("pooled", "0.700", "–", "–", "–"),
+    ]

@@ -14,14 +14,14 @@ from torch.testing import assert_close
 from distill import schemes
 from distill.losses.attention import attention_transfer
 from distill.losses.contrast import contrast_distance
-from distill.losses.dice import dice_loss
 from distill.losses.kl import soften, student_first_kl, teacher_first_kl
-from distill.losses.lovasz import lovasz_softmax
 from distill.schemes.base import Batch, Scheme, TeacherBatch
 from distill.weights import dissent
 from imaging.errors import InputError
 from models.knowledge import attention_map, region_contrast
+from study.dice import dice_loss
 from study.distill_tables import Weights
+from study.lovasz import lovasz_softmax
 from study.plan import Amtkd, Distill
 
 Student = Callable[[int], nn.Module]

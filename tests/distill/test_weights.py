@@ -11,9 +11,9 @@ from hypothesis.strategies import floats, lists, sampled_from
 from torch import Tensor
 from torch.testing import assert_close
 
-from distill.losses.dice import dice_loss
 from distill.losses.kl import teacher_first_kl
 from distill.weights import JUDGES, dissent, mixture, teacher_losses
+from study.dice import dice_loss
 from study.distill_tables import Law
 
 near = partial(assert_close, atol=1e-6, rtol=0.0)

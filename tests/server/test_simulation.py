@@ -18,7 +18,7 @@ from server.deployment import Coordinator
 from server.federation import Federation
 from server.simulation import Simulation
 from study.cards import card_path
-from study.plan import Distill
+from study.plan import Averaging, Distill
 from study.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +69,7 @@ def test_what_cannot_be_run_shows_before_there_is_a_run_folder(
 
 def test_a_student_is_distilled_again_after_late_answers(tmp_path: Path) -> None:
     run, settings = Run(tmp_path), Distill(steps=7, compare=["uniform"])
-    study = SimpleNamespace(distill=Distill(steps=7))
+    study = SimpleNamespace(distill=Distill(steps=7), averaging=Averaging())
     simulation = Simulation(*cast(Any, (study, run, None, None)))
     assert not simulation._distilled("amtkd")
     card = tmp_path / "distill" / "amtkd" / "student.json"
@@ -91,7 +91,7 @@ def test_a_student_is_distilled_again_after_late_answers(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("age", "again"), [(-10, True), (10, False)])
 def test_teachers_are_evaluated_again_after_one_has_learned_more(tmp_path: Path, age: int, again: bool) -> None:
-    study = cast(Any, SimpleNamespace(sites=[SimpleNamespace(name="a")]))
+    study = cast(Any, SimpleNamespace(sites=[SimpleNamespace(name="a")], averaging=Averaging()))
     simulation, asked = Simulation(study, Run(tmp_path), *cast(Any, (None, None))), list[str]()
     simulation._teachers = lambda: ["a"]  # type: ignore[method-assign]
     simulation._preceptor = lambda name, *words: asked.append(words[0])  # type: ignore[method-assign]

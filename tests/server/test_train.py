@@ -228,11 +228,15 @@ def test_bytes_are_counted_over_both_ways_and_all_starts(make_bench: Make) -> No
     benches[1].conduct("train")
     traffic = json.loads((benches[0].run.folder / "traffic.json").read_text(encoding="utf-8"))
     for site, desk in benches[0].desks.items():
-        assert traffic[site] == {
+        counted = {
             "messages": len(desk.asked),
             "sent": sum(len(body) for _, body in desk.asked),
             "received": sum(len(body) for body in desk.sent),
         }
+        purposes = traffic[site].pop("for")
+        assert traffic[site] == counted
+        assert list(purposes) == ["answer", "teach"]
+        assert {key: sum(found[key] for found in purposes.values()) for key in counted} == counted
 
 
 def test_a_phase_nobody_knows_is_refused(make_bench: Make) -> None:

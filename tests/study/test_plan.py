@@ -110,6 +110,9 @@ def test_folders_become_absolute(read: Callable[..., Study], tmp_path: Path) -> 
         ("distill.variants", {"x": {"split": [1, 0, 0]}}, "`variants.x.split` cannot differ"),
         ("distill.variants", {"x": {"without": ["nort"]}}, "no site is called `nort`, did you mean `north`?"),
         ("distill.without", ["north", "south"], "`distill.without` leaves no teacher"),
+        ("averaging.strategies", ["fedavg", "fedavg"], "averaging: `strategies` names one twice: fedavg, fedavg"),
+        ("averaging.strategies", ["fedsgd"], "averaging.strategies no. 1: should be 'fedavg', 'fedprox' or 'fedadam'"),
+        ("averaging", {"local": True, "rounds": 9, "steps": 8}, "`averaging.rounds` is 9, and there are 8 steps"),
         ("student.sources", [{"phantom": "p"}], "student.sources no. 1.cases: is missing"),
         ("student.sources", [{"folder": "a", "cases": 3}], "student.sources no. 1.cases: is not a key of study.toml"),
         ("seed", 2**63, "seed: should be less than 9223372036854775808"),
@@ -217,6 +220,7 @@ def test_the_hash_changes_with_every_setting_and_not_with_the_order_of_keys(cont
     assert len(seen) == 5
     put(content, "federation.patience_s", 7.0)
     put(content, "distill.compare", ["uniform"])
+    put(content, "averaging.strategies", ["fedavg"])
     assert Study.model_validate(content).hash() in seen
 
 

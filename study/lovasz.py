@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distill.losses.dice import one_hot
+from study.dice import one_hot
 
 
 def lovasz_softmax(probs: Tensor, mask: Tensor) -> Tensor:

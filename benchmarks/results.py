@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from distill.comparison import Trainings
-from distill.report_tables import SHOWN, of_how_many
+from distill.report import crossed
+from distill.report_tables import SHOWN, mean_over_sites, of_how_many
 from study.run import read_study_of
 from study.wire import Card
 
@@ -25,6 +26,12 @@ def teachers(runs: Sequence[Path]) -> list[float]:
     """The validation Dice of the teachers' kept weights at home, averaged over sites; one figure a seed."""
     cards = [[Card.model_validate_json(p.read_text()) for p in (run / "teachers").glob("*.json")] for run in runs]
     return [float(np.mean([card.dice for card in found])) for found in cards if found]
+
+
+def alone(runs: Sequence[Path]) -> list[float]:
+    """The test Dice of students trained at one site alone, averaged over sites and students; one figure a seed."""
+    found = [[by_site for name, by_site in crossed(run).items() if name.startswith("local-")] for run in runs]
+    return [float(np.mean([mean_over_sites(list(one.values()), "dice") for one in own])) for own in found if own]
 
 
 def table(trainings: Trainings) -> str:
@@ -43,6 +50,8 @@ def table(trainings: Trainings) -> str:
         )
     home = teachers(trainings.runs)
     lines.append(f"\n{len(home)} seeds; teachers at home, validation Dice: {np.mean(home):.3f} ± {np.std(home):.3f}.")
+    if local := alone(trainings.runs):
+        lines.append(f"Students of one site alone, {len(local)} seeds: {np.mean(local):.3f} ± {np.std(local):.3f}.")
     return "\n".join(lines)
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -24,6 +24,7 @@ from study.run import Run
 from study.student import CARD, Check
 from study.wire import Arrays, AverageReply, digest, expect, pack, unpack
 
+H = TypeVar("H", bound=Header)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -101,7 +102,7 @@ class Averaging:
         path, settings = state_path(self.run.folder, label), self._settings(label)
         if not path.exists():
             return State(settings=settings), {}
-        state, arrays = unpack(path.read_bytes(), State)
+        state, arrays = _read(path, State)
         if state.settings != settings:
             folder = self.run.folder / "distill" / label
             differing = ", ".join(sorted(key for key in settings if state.settings.get(key) != settings[key]))
@@ -181,4 +182,14 @@ def first_weights(run_folder: Path) -> tuple[Start, Arrays]:
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode:
             raise InputError(f"the student's first weights cannot be made: {done.stderr.strip()[-500:]}", where=path)
-    return unpack(path.read_bytes(), Start)
+    return _read(path, Start)
+
+
+def _read(path: Path, kind: type[H]) -> tuple[H, Arrays]:
+    """What we wrote there; InputError where it has been damaged since."""
+    try:
+        return unpack(path.read_bytes(), kind)
+    except InputError as error:
+        raise InputError(
+            f"is damaged ({error.what})", where=path, fix=f"remove {path.parent} to average anew"
+        ) from error

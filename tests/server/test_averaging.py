@@ -151,6 +151,13 @@ def test_other_settings_are_refused_with_what_differs(averaging: Make) -> None:
         averaging("fedprox", mu=0.5).conduct("average")
 
 
+def test_a_damaged_state_is_told_with_its_remedy(averaging: Make) -> None:
+    bench = averaging("fedavg")
+    (bench.run.folder / START.parent / "fedavg.safetensors").write_bytes(b"half a file")
+    with pytest.raises(InputError, match=r"fedavg\.safetensors: is damaged .*; remove .*averaging to average anew"):
+        bench.conduct("average")
+
+
 def test_bytes_are_counted_for_every_strategy(averaging: Make) -> None:
     bench = averaging("fedavg", "fedprox", local=True)
     bench.conduct("average")

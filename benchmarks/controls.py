@@ -1,12 +1,16 @@
-"""Negative controls: what a student gains from teachers who know nothing, and from answers about other slices.
+"""Controls: what a student gains from teachers who know nothing, and what one bad teacher among others costs.
 
-    python benchmarks/controls.py RUN [RUN …] --work FOLDER [--seeds 2] [--steps 1000] [--json]
+    python benchmarks/controls.py RUN [RUN …] --work FOLDER [--spoil SITE] [--seeds 2] [--steps 1000] [--json]
 
-Of each finished run (one a seed of one study) three copies are made in FOLDER, each with a store of its own: the run's
+Of each finished run (one a seed of one study) copies are made in FOLDER, each with a store of its own: the run's
 answers; those of its teachers' networks freshly initialised; the run's answers permuted among the slices, all sites'
 alike. `amtkd` learns from each and is compared with `supervised`, paired by patient, on every site's validation and
-test patients. A gain of the latter two would come from anything but what teachers know. The same command goes on where
-it was stopped.
+test patients. A gain of the latter two would come from anything but what teachers know.
+
+With `--spoil SITE` there is one copy instead: that site's teacher is trained again, on its own scans with its masks
+shuffled among all its slices. `amtkd` and others learn from this store, and `amtkd` from it without that site.
+
+The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +28,16 @@ import torch
 
 from client.fill import fill
 from client.matrix import matrix
+from client.scans import open_scans
 from client.site import read_site
-from client.teacher import Teacher, build
+from client.status import Status
+from client.teacher import Teacher, build, load_teacher
+from client.training import Course
 from distill.comparison import Split, Trainings, differences
 from distill.comparison_tables import markdown
 from distill.job import run_job
 from models.contents import DEFAULT
+from study.cards import write_card
 from study.cohorts import assignment, lead_slices, open_store, shards
 from study.draws import derived, generator
 from study.plan import Asked, Study
@@ -88,31 +97,62 @@ def shuffled(study: Study, run: Path, folder: Path) -> None:
             start = stop
 
 
-STORES: dict[str, Callable[[Study, Path, Path], None]] = {
-    "amtkd": true,
-    "amtkd-untrained": untrained,
-    "amtkd-shuffled": shuffled,
-}
+def spoiled(study: Study, run: Path, folder: Path, *, site: str) -> None:
+    """The run's own answers, but for those of a site whose masks were shuffled among its slices."""
+    true(study, run, folder)
+    shutil.rmtree(folder / "store" / site)
+    asks, there = assignment(study, site), read_site(run / "hospitals" / site / "site.toml")
+    config = there.model_copy(update={"workspace": folder / "spoiled"})
+    scans = open_scans(config, asks)
+    order = generator(study.seed, "spoiled").permutation(len(scans.cache.masks))
+    scans = replace(scans, cache=replace(scans.cache, masks=scans.cache.masks[order]))
+    write_card(folder, Course(config, asks, scans).teach(asks.teacher.epochs, Status(site)))
+    fill(study, folder, lead_slices(study, folder), load_teacher(config, asks))
 
 
-def trained(run: Path, work: Path, seed: int, steps: int | None) -> list[Path]:
-    """The folders of one seed's students, `supervised` first."""
+Store = Callable[[Study, Path, Path], None]
+
+
+@dataclass(frozen=True)
+class Student:
+    """What it is called, in whose copy of the run it learns, by what scheme and with what else of `[distill]`."""
+
+    label: str
+    copy: str
+    store: Store
+    scheme: str
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+def students_of(spoil: str | None) -> list[Student]:
+    """The students of a control, the reference first."""
+    if spoil is None:
+        names: dict[str, Store] = {"amtkd": true, "amtkd-untrained": untrained, "amtkd-shuffled": shuffled}
+        rest = [Student(name, name, store, "amtkd") for name, store in names.items()]
+        return [Student("supervised", "amtkd", true, "supervised"), *rest]
+    store = partial(spoiled, site=spoil)
+    schemes = ("amtkd", "uniform", "mono-teacher", "consensus", "supervised")
+    left = [Student(f"{name}-without", "spoiled", store, name, {"without": [spoil]}) for name in ("amtkd", "consensus")]
+    return [*(Student(name, "spoiled", store, name) for name in schemes), *left]
+
+
+def trained(run: Path, work: Path, seed: int, steps: int | None, students: list[Student]) -> list[Path]:
+    """The folders of one seed's students, in their order."""
     study = read_study_of(run)
     study = study.model_copy(update={"answers": Asked(contents=list(DEFAULT))})
     if steps:
         study = study.model_copy(update={"distill": study.distill.model_copy(update={"steps": steps})})
     use_threads(study.distill.threads)
     found = []
-    for label, store in STORES.items():
-        folder = copied(run, work / label)
+    for one in students:
+        folder, plan = copied(run, work / one.copy), study.distill.model_copy(update=one.settings)
         if not (folder / "stored").exists():
-            store(study, run, folder)
+            one.store(study, run, folder)
             (folder / "stored").touch()
-        for scheme in ("supervised", "amtkd") if label == "amtkd" else ("amtkd",):
-            name = scheme if label == "amtkd" else label
-            run_job(study, folder, scheme, seed=study.seed + 1000 * seed, label=f"{name}-{seed}")
-            found.append(folder / "distill" / f"{name}-{seed}")
-            print(f"{run.name}: {name}, seed {seed}", flush=True)
+        mine = study.model_copy(update={"distill": plan})
+        run_job(mine, folder, one.scheme, seed=study.seed + 1000 * seed, label=f"{one.label}-{seed}")
+        found.append(folder / "distill" / f"{one.label}-{seed}")
+        print(f"{run.name}: {one.label}, seed {seed}", flush=True)
     return found
 
 
@@ -133,10 +173,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the copies and their students")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each student in each run")
     parser.add_argument("--steps", type=int, help="instead of the study's")
+    parser.add_argument("--spoil", metavar="SITE", help="shuffle this site's masks instead")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    wanted = students_of(arguments.spoil)
     students = {
-        (run, seed): trained(run, arguments.work / run.name, seed, arguments.steps)
+        (run, seed): trained(run, arguments.work / run.name, seed, arguments.steps, wanted)
         for run in arguments.runs
         for seed in range(arguments.seeds)
     }
@@ -146,9 +188,9 @@ def main() -> None:
         cases: dict[str, ByRun] = {label: [row[label] for row in rows] for label in rows[0]}
         trainings = Trainings(tuple(run for run, _ in students), tuple(cases), cases)
         if arguments.json:
-            print(json.dumps({split: [vars(one) for one in differences(trainings, "supervised")]}))
+            print(json.dumps({split: [vars(one) for one in differences(trainings, wanted[0].label)]}))
         else:
-            print(f"\n## {split} patients\n\n{markdown(trainings, 'supervised')}")
+            print(f"\n## {split} patients\n\n{markdown(trainings, wanted[0].label)}")
 
 
 if __name__ == "__main__":

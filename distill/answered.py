@@ -19,6 +19,7 @@ from study.cohorts import open_store, shards
 from study.plan import Study
 from study.run import left_out
 from study.store import AnswerStore
+from study.views import numbered
 
 COLLECT = "run the phase `collect` again (`preceptor simulate` goes on with it by itself), or `preceptor answer`"
 
@@ -26,7 +27,7 @@ COLLECT = "run the phase `collect` again (`preceptor simulate` goes on with it b
 def open_answers(
     study: Study, run_folder: Path, slices: SliceCache, ids: NDArray[np.int64], needs: Needs
 ) -> StoredAnswers:
-    """What the sites answered about the training slices `ids`, as far as a scheme needs it, unpacked for fast reading.
+    """What the sites answered about the training slices `ids` and their views, as far as a scheme needs it, unpacked.
 
     Raises: InputError when no or too few sites have answered, a site's answers are not complete although it was not
     left out, one is damaged, or no site gave what the scheme needs (by its policy, or having logits alone).
@@ -51,7 +52,10 @@ def open_answers(
                 fix += f", or ask a site to allow it, remove {gone} and {COLLECT}"
             raise InputError(what, where=store.folder, fix=fix)
     caches, size = run_folder / "distill" / "answers-cache", (slices.images.shape[1], slices.images.shape[2])
-    return StoredAnswers({site: unpacked(store, site, needs.contents, caches / site, ids, size=size) for site in sites})
+    asked = np.concatenate([numbered(slices, ids, view) for view in range(study.answers.views + 1)])
+    return StoredAnswers({
+        site: unpacked(store, site, needs.contents, caches / site, asked, size=size) for site in sites
+    })  # fmt: skip
 
 
 def check_fit(study: Study, store: AnswerStore) -> None:

@@ -19,6 +19,7 @@ from imaging.warp import Warp
 from models.contents import kind_of
 from models.knowledge import NO_MASK
 from study.draws import derived, generator
+from study.views import numbered, pictures
 
 Ids = NDArray[np.int64]
 
@@ -40,13 +41,29 @@ class TrainingBatches:
     augment: Augment = field(default_factory=Augment)
     share: tuple[int, int] = (0, 1)
     """Which of how many processes this is; each takes its part of every batch, and moves it by draws of its own."""
+    views: int = 0
+    """How many variations of each slice the teachers were asked about; at 0 answers are moved with their slices."""
+    views_seed: int = 0
+    """The study's: what these variations show."""
 
     def __getitem__(self, step: int) -> Batch:
         number, processes = self.share
         ids = np.sort(self.drawn(step))[number::processes]  # files are read forwards
-        address = ("augment", step, number) if number else ("augment", step)
-        warp = draw(self.augment, derived(self.seed, *address), size=self.slices.images.shape[1:], n=len(ids))
+        place = (step, number) if number else (step,)
+        if self.views and self.teachers:
+            chosen = generator(self.seed, "views", *place).integers(1, self.views + 1, len(ids))
+            return self.seen(numbered(self.slices, ids, chosen), self.teachers)
+        warp = draw(self.augment, derived(self.seed, "augment", *place), size=self.slices.images.shape[1:], n=len(ids))
         return assemble(self.slices, self.teachers, ids, warp)
+
+    def seen(self, numbers: Ids, teachers: Teachers) -> Batch:
+        """The very pictures of these numbers that the teachers saw, and what they said."""
+        images, masks = pictures(self.slices, numbers, seed=self.views_seed, augment=self.augment)
+        labelled = self.slices.labelled[numbers % len(self.slices.images)]
+        masks[~labelled] = NO_MASK
+        still = draw(IDENTITY, 0, size=self.slices.images.shape[1:], n=len(numbers))
+        told = _moved(teachers.answers(numbers), still)
+        return Batch(torch.from_numpy(images).float(), torch.from_numpy(masks), torch.from_numpy(labelled), told)
 
     def drawn(self, step: int) -> Ids:
         """The slices of a step, in passes: no slice comes again before all others of its kind have come."""

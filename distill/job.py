@@ -213,8 +213,9 @@ def train(
     plan, student = study.distill, job.scheme.student
     share = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     batches = TrainingBatches(
-        job.slices, job.train, job.answers, job.seed, plan.batch, plan.labelled_share, study.augment, share
-    )
+        job.slices, job.train, job.answers, job.seed, plan.batch, plan.labelled_share, study.augment, share,
+        views=study.answers.views, views_seed=study.seed,
+    )  # fmt: skip
     training = train_plan(plan, job.seed, job.origin.digest())
     history = History(folder, training.lr, progress)
     validate = partial(case_dice, student, job.slices, job.validation, study.classes) if job.validation else None

@@ -74,9 +74,10 @@ def _unpack(store: AnswerStore, site: str, content: str, folder: Path, ids: Ids,
     card = store.card(site)
     ends = ends_of(card.model, card.options)
     for answers in store.in_order(site, [content]):
-        start = answers.header.index * store.shard_slices
-        rows = slice(start, start + len(answers.slice_ids))
-        if not np.array_equal(ids[start : start + store.shard_slices], answers.slice_ids):
+        if answers.slice_ids[0] > ids[-1]:  # from here on of views that are not learned from
+            break
+        rows = np.searchsorted(ids, answers.slice_ids)
+        if not np.array_equal(ids[np.minimum(rows, len(ids) - 1)], answers.slice_ids):
             what = f"shard {answers.header.index} of site {site} answers other slices than the student's to train on"
             fix = "restore `seed` and `distill.split`, or collect anew into another folder (`preceptor simulate --out`)"
             raise InputError(what, where=store.folder / site, fix=fix)

@@ -16,6 +16,7 @@ from imaging.slices import CachedCase, SliceCache
 from study.plan import PhantomSource, Source, Study
 from study.run import Run
 from study.store import AnswerStore
+from study.views import numbered, pictures
 from study.wire import Assignment, Shard
 
 Ids = NDArray[np.int64]
@@ -60,9 +61,13 @@ def lead_split(study: Study, cache: SliceCache) -> dict[Part, Ids]:
 
 
 def shards(study: Study, cache: SliceCache) -> list[Ids]:
-    """Numbers of the slices to be answered, in order, `federation.shard_slices` to a shard; the last may hold fewer."""
+    """Numbers of the pictures to be answered, view after view, `federation.shard_slices` to a shard.
+
+    The last of a view may hold fewer: a view that is asked for later then adds shards, and changes none.
+    """
     train, size = lead_split(study, cache)["train"], study.federation.shard_slices
-    return [train[start : start + size] for start in range(0, len(train), size)]
+    views = [numbered(cache, train, view) for view in range(study.answers.views + 1)]
+    return [view[start : start + size] for view in views for start in range(0, len(view), size)]
 
 
 def open_store(study: Study, run_folder: Path, cache: SliceCache) -> AnswerStore:
@@ -90,8 +95,9 @@ def assignment(study: Study, site: str) -> Assignment:
 
 
 def make_shard(assignment: Assignment, cache: SliceCache, index: int, ids: Ids, wants: Sequence[str]) -> Shard:
-    """Shard number `index` with the slices `ids`, images (N, 1, H, W) and masks (N, H, W), asking for `wants`."""
-    return Shard(assignment, index, ids, cache.images[ids][:, None], cache.masks[ids], tuple(wants))
+    """Shard number `index` with the pictures `ids`, images (N, 1, H, W) and masks (N, H, W), asking for `wants`."""
+    images, masks = pictures(cache, ids, seed=assignment.seed, augment=assignment.augment)
+    return Shard(assignment, index, ids, images, masks, tuple(wants))
 
 
 def _inspected(study: Study, index: int, source: Source, run_folder: Path) -> Inspection:

@@ -182,7 +182,7 @@ class Encoding(Plan):
     grid: Grid = "full"
     """Of logits: `teacher` is the network's own where it ends in a plain enlargement, which the coordinator then does
     (a DeepLabV3+ sends 1/16 of them, a PSPNet 1/64), and `full` elsewhere; `half` is that, or half the rows and columns
-    where there is no such grid."""
+    where there is no such grid (0.1 points of Dice)."""
 
 
 class Asked(Encoding):
@@ -190,6 +190,11 @@ class Asked(Encoding):
 
     contents: list[Content] = Field(default_factory=lambda: list(DEFAULT), min_length=1)
     """`preceptor schemes` tells which a scheme needs; what is added later is asked for later, and nothing twice."""
+
+    views: int = Field(0, ge=0, le=1000)
+    """Seeded variations of each training slice (by `[augment]`) that are asked about beside it. The student then learns
+    from these pictures as the teachers saw them; at 0 from the slices, varied anew each time, and what was answered is
+    moved alike. Each view takes as many bytes as the slices; more may be asked for later."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

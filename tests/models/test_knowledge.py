@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis.strategies import floats, integers
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 from torch.testing import assert_close
 
-from models.knowledge import NO_MASK, attention_map, region_contrast, region_shares, scaled
+from models.knowledge import NO_MASK, attention_map, enlarged, region_contrast, region_shares, scaled, shrunk
 
 
 def array(*values: object) -> Tensor:
@@ -45,6 +46,15 @@ def test_scaled_maps_fit_half_precision_and_keep_their_direction() -> None:
     fitted = scaled(maps)
     assert fitted.amax((1, 2)).tolist() == [1, 1, 0]
     assert_close(unit(fitted[:2].half().float()), unit(maps[:2]), rtol=2e-3, atol=1e-4)
+
+
+def test_a_shrunk_map_enlarged_is_nearer_than_averages_enlarged() -> None:
+    rows, columns = torch.meshgrid(torch.linspace(-3, 3, 23), torch.linspace(-3, 3, 37), indexing="ij")
+    logits = torch.stack([(2 * rows).sin() + columns, 4 - rows.square() - columns.square()])[None]
+    coarse, averages = shrunk(logits, (12, 19)), avg_pool2d(logits, 2, ceil_mode=True)
+    assert coarse.shape == averages.shape == (1, 2, 12, 19)
+    far, farther = ((enlarged(one, (23, 37)) - logits).abs().mean() for one in (coarse, averages))
+    assert far < 0.5 * farther
 
 
 def test_region_contrast_of_the_worked_example() -> None:

@@ -5,7 +5,8 @@
 Everything is real: slices in their cache, three teachers' answers in a Zarr store, unpacked as a job unpacks them, and
 the training loop with its prefetching thread. Both trainings take turns in one process, `--block` steps at a time, so
 that whatever else the machine does meets both; the figure is the median, over turns, of the ratio of their median
-steps. Processor time, of all threads, is told beside the wall clock: other processes disturb it less.
+steps. Processor time, of all threads, is told beside the wall clock: other processes disturb it less. With `--live` a
+third training takes its turns, which asks the three teachers themselves at every step: what stored answers save.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from statistics import median
 import nibabel as nib
 import numpy as np
 import torch
+from torch import nn
 
 import models
 from client.teacher import Teacher
 from distill.batches import TrainingBatches
 from distill.job import Job, prepare, train_plan
+from distill.sources import LiveTeachers, Teachers
 from imaging.slices import SliceCache
 from study.cohorts import assignment, lead_slices, make_shard, open_store, shards
 from study.plan import Study
@@ -59,13 +62,14 @@ class Trainee:
     job: Job
     study: Study
     folder: Path
+    teachers: Teachers | None
     steps: int = 0
 
     def turn(self, block: int) -> Clock:
         """So many steps more, timed."""
         plan, clock = self.study.distill, Clock()
         self.steps += block
-        batches = TrainingBatches(self.job.slices, self.job.train, self.job.answers, 0, plan.batch, plan.labelled_share)
+        batches = TrainingBatches(self.job.slices, self.job.train, self.teachers, 0, plan.batch, plan.labelled_share)
         training = train_plan(plan, 0, "benchmark")
         fit(self.job.scheme, batches, training, self.folder, validate=None, until=self.steps, progress=clock)
         return clock
@@ -102,13 +106,20 @@ def make_study(student: str, scans: Path, chosen: argparse.Namespace) -> Study:
 def collect(study: Study, run: Path, slices: SliceCache) -> None:
     """Three fresh teachers' answers, into the store."""
     store = open_store(study, run, slices)
-    for number, site in enumerate(SITES):
+    for site, network in fresh_teachers(study).items():
         asks, card = assignment(study, site), card_of(site, study.preprocess.fingerprint())
-        torch.manual_seed(number)
-        network = models.create(study.teacher.model, 1, study.classes, **study.teacher.options).eval()
         for index, ids in enumerate(shards(study, slices)):
             shard = make_shard(asks, slices, index, ids, study.answers.contents)
             store.write(Teacher(site, asks, network, site).answer(shard), card, shard.wants)
+
+
+def fresh_teachers(study: Study) -> dict[str, nn.Module]:
+    """Three networks, untrained; the same each time."""
+    networks: dict[str, nn.Module] = {}
+    for number, site in enumerate(SITES):
+        torch.manual_seed(number)
+        networks[site] = models.create(study.teacher.model, 1, study.classes, **study.teacher.options).eval()
+    return networks
 
 
 def card_of(site: str, fingerprint: str) -> Card:
@@ -133,20 +144,25 @@ def measure(student: str, folder: Path, chosen: argparse.Namespace) -> dict[str,
     study = make_study(student, scans, chosen)
     collect(study, run, lead_slices(study, run))
     use_threads(chosen.threads)
-    pair = [
-        Trainee(prepare(study, run, scheme, 0), study, run / "distill" / scheme)
-        for scheme in ("supervised", chosen.scheme)
+    alone, stored = (prepare(study, run, scheme, 0) for scheme in ("supervised", chosen.scheme))
+    trainees = [
+        Trainee(alone, study, run / "distill" / "alone", None),
+        Trainee(stored, study, run / "distill" / "stored", stored.answers),
     ]
-    for trainee in pair:
+    if chosen.live:
+        job = prepare(study, run, chosen.scheme, 0)
+        teachers = LiveTeachers(fresh_teachers(study), job.slices, classes=study.classes)
+        trainees.append(Trainee(job, study, run / "distill" / "live", teachers))
+    for trainee in trainees:
         trainee.turn(3)
-    turns = [[trainee.turn(chosen.block) for trainee in pair] for _ in range(chosen.turns)]
-    return {
-        "student": student,
-        "supervised_ms": 1000 * median(median(alone.wall) for alone, _ in turns),
-        f"{chosen.scheme}_ms": 1000 * median(median(taught.wall) for _, taught in turns),
-        "ratio": median(median(taught.wall) / median(alone.wall) for alone, taught in turns),
-        "cpu_ratio": median(median(taught.cpu) / median(alone.cpu) for alone, taught in turns),
-    }
+    turns = [[trainee.turn(chosen.block) for trainee in trainees] for _ in range(chosen.turns)]
+    found: dict[str, float | str] = {"student": student}
+    for number, name in enumerate(("supervised", chosen.scheme, "live")[: len(trainees)]):
+        found[f"{name}_ms"] = 1000 * median(median(turn[number].wall) for turn in turns)
+    for number, name in enumerate(("", "live_")[: len(trainees) - 1], 1):
+        found[f"{name}ratio"] = median(median(turn[number].wall) / median(turn[0].wall) for turn in turns)
+        found[f"{name}cpu_ratio"] = median(median(turn[number].cpu) / median(turn[0].cpu) for turn in turns)
+    return found
 
 
 def main() -> None:
@@ -159,6 +175,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--block", type=int, default=8, help="steps a turn")
     parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--live", action="store_true", help="also with the teachers themselves")
     parser.add_argument("--json", action="store_true", help="print JSON lines only")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -172,6 +189,9 @@ def main() -> None:
             alone, taught = found["supervised_ms"], found[f"{chosen.scheme}_ms"]
             words = f"{student}: {chosen.scheme} {taught:.0f} ms, supervised {alone:.0f} ms a step"
             print(f"{words}, ratio {found['ratio']:.2f} (processor time {found['cpu_ratio']:.2f})", flush=True)
+            if chosen.live:
+                words = f"{student}: {chosen.scheme} from live teachers {found['live_ms']:.0f} ms a step"
+                print(f"{words}, ratio {found['live_ratio']:.2f} (processor time {found['live_cpu_ratio']:.2f})")
 
 
 if __name__ == "__main__":

@@ -87,7 +87,9 @@ def _origins(then: Origin | None, now: Origin) -> list[str]:
         return ["data: what it learned from is not recorded (no origin.json)"]
     found = []
     if then.study_hash != now.study_hash:
-        found.append("settings: study.json has changed, apart from `[distill]` and the student's network")
+        found.append(
+            "settings: the study apart from `[distill]` and the student's network, or keys that a release added"
+        )
     if then.device != now.device:
         found.append(f"device: {then.device} → {now.device}")
     if then.slices != now.slices:

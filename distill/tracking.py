@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from study.training import Progress
 
 Follow = Callable[["Progress"], None]
-Write = Callable[[str, float, int], None]
-"""Name, value, step."""
+Write = Callable[[dict[str, float], int], None]
+"""Values by name, step."""
 
 
 class Tracker(StrEnum):
@@ -30,7 +30,8 @@ class Tracker(StrEnum):
 def tracked(tracker: Tracker | None, folder: Path, label: str, settings: dict[str, Any]) -> Iterator[Follow]:
     """What to call after every step of one training, until exit; nothing happens without a tracker.
 
-    TensorBoard's files go into `folder`/tensorboard/`label`; MLflow takes its server from MLFLOW_TRACKING_URI.
+    TensorBoard's files go into `folder`/tensorboard/`label`; MLflow takes its server from MLFLOW_TRACKING_URI, and
+    `folder`'s name for its experiment. A training that is taken up again is another run there.
     Raises: InputError when the tracker is not installed.
     """
     if tracker is None:
@@ -45,10 +46,10 @@ def tracked(tracker: Tracker | None, folder: Path, label: str, settings: dict[st
 
 
 def _tell(done: Progress, write: Write) -> None:
-    for name, value in done.terms.items():
-        write(f"loss/{name}", value, done.step)
+    values = {f"loss/{name}": value for name, value in done.terms.items()}
     if done.validation is not None and done.validation.dice is not None:
-        write("validation/dice", done.validation.dice, done.step)
+        values["validation/dice"] = done.validation.dice
+    write(values, done.step)
 
 
 @contextmanager
@@ -57,7 +58,12 @@ def _tensorboard(folder: Path, label: str, settings: dict[str, Any]) -> Iterator
 
     with SummaryWriter(str(folder / "tensorboard" / label)) as writer:
         writer.add_text("settings", str(settings))
-        yield writer.add_scalar
+
+        def write(values: dict[str, float], step: int) -> None:
+            for name, value in values.items():
+                writer.add_scalar(name, value, step)
+
+        yield write
 
 
 @contextmanager
@@ -67,4 +73,4 @@ def _mlflow(folder: Path, label: str, settings: dict[str, Any]) -> Iterator[Writ
     mlflow.set_experiment(folder.resolve().name)
     with mlflow.start_run(run_name=label):
         mlflow.log_params(settings)
-        yield lambda name, value, step: mlflow.log_metric(name, value, step=step)
+        yield lambda values, step: mlflow.log_metrics(values, step=step)  # one request a step

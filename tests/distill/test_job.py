@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import signal
 import subprocess
@@ -136,6 +137,36 @@ def test_what_a_scheme_learns_beside_the_student_survives_an_interruption(name: 
     with pytest.raises(KeyboardInterrupt):
         run_job(run.study, run.folder, name, progress=interrupt)
     assert run_job(run.study, run.folder, name).weights_hash == expected.weights_hash
+
+
+@pytest.mark.parametrize(("most", "says"), [(0, "what happens cannot be recorded"), (20_000, "the checkpoint cannot")])
+def test_a_full_disk_in_mid_job_costs_nothing(most: int, says: str, make_run: MakeRun) -> None:
+    """The kernel refuses to let files grow beyond `most` bytes: events at once, checkpoints at the next one."""
+    run = make_run()
+    expected = run_job(run.study, run.folder, "amtkd", label="whole")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(done: Progress) -> None:
+        if done.step == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+
+    try:
+        with pytest.raises(InputError, match=f"{says}.*; free some space"):
+            run_job(run.study, run.folder, "amtkd", progress=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((run.folder / "distill" / "amtkd").glob(".*tmp"))
+    assert run_job(run.study, run.folder, "amtkd").weights_hash == expected.weights_hash
+    log = events(run.folder / "distill" / "amtkd")
+    assert [event["step"] for event in log if event["kind"] == "step"] == list(range(1, 8))
+
+
+def test_patience_ends_a_job(make_run: MakeRun) -> None:
+    run = make_run(lr=1e-9, lr_min=0.0)  # learns nothing
+    card = run_job(run.changed(validate_every=1, patience=2, steps=50), run.folder, "supervised")
+    assert card.steps < 50
+    dice = [check.dice or 0.0 for check in card.history]
+    assert dice.index(max(dice)) == len(dice) - 3
 
 
 @pytest.mark.slow

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -78,6 +80,44 @@ def test_it_is_adam_under_torchs_cyclic_schedule(tmp_path: Path) -> None:
         adam.step()
         cycle.step()
     assert_close(network.state_dict(), twin.state_dict())
+
+
+def test_gradients_are_clipped_together(tmp_path: Path) -> None:
+    norms: list[float] = []
+    network = nn.Linear(3, 2)
+    learner = SimpleNamespace(network=network, loss=lambda batch: {"square": 100 * network(batch).square().sum()})
+    plan = TrainPlan(1, constant_lr(0.1), seed=0, every=1, clip_norm=0.5)
+    step = torch.optim.Adam.step
+
+    def note(adam: torch.optim.Adam, *args: Any, **options: Any) -> Any:
+        grads = [weight.grad.flatten() for group in adam.param_groups for weight in group["params"]]
+        norms.append(float(torch.cat(grads).norm()))
+        return step(adam, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.optim.Adam, "step", note)
+        fit(learner, [torch.ones(5, 3)], plan, tmp_path, validate=None)
+    assert norms == [pytest.approx(0.5, rel=1e-4)]
+
+
+def test_the_scale_of_16_bit_gradients_survives_an_interruption(small: ModuleType, tmp_path: Path) -> None:
+    def mixed() -> Fabric:
+        scaler = torch.amp.GradScaler("cpu", growth_interval=3)
+        return Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+
+    for name, stops in (("whole", (10,)), ("parts", (4, 10))):
+        for until in stops:
+            fit(
+                small.Learner(),
+                small.Batches(),
+                small.plan(),
+                tmp_path / name,
+                validate=None,
+                until=until,
+                fabric=mixed(),
+            )
+    assert same(content(tmp_path / "whole"), content(tmp_path / "parts"))
+    assert content(tmp_path / "whole")["scaling"]["scale"] > 65536
 
 
 def test_weights_of_the_best_validation_are_kept(small: ModuleType, tmp_path: Path) -> None:

@@ -27,13 +27,13 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from server.cards import card_path
 
 from imaging.atomic import write_text
 from models.contents import arrays_of, kind_of
 from server.app import conduct
 from server.line import Reply
 from study.answers import Answers, AnswersHeader
+from study.cards import card_path
 from study.envelope import Arrays
 from study.plan import Study
 from study.run import Run, create_or_resume, read_study_of

@@ -29,11 +29,12 @@ from study.training import use_threads
 FILES = {"PyTorch": WEIGHTS, "ONNX": "student.onnx", "int8": "student-int8.onnx"}
 TOLERANCE = 1e-4
 """A logit of the exported student is at most so far from PyTorch's."""
-TIED = 0.05
+TIED = 0.2
 """Share of slices that may differ by more where a network puts values back where their maxima stood (ENet).
 
 Two maxima can be equal but for rounding, and then their places differ: between two runtimes, and as often between
-PyTorch and itself with another batch or without oneDNN (of 233 real slices 3 to ONNX Runtime, 1 and 2 to itself).
+PyTorch and itself with another batch or without oneDNN (of 233 real slices 3 to ONNX Runtime, 1 and 2 to itself; of
+341 slices and another ENet 15 to ONNX Runtime). A graph that is wrong differs in all.
 """
 CALIBRATION = 128
 """Training slices at most that the ranges of int8 are taken from."""

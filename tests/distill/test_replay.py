@@ -29,7 +29,7 @@ def test_the_same_student_comes_out_and_nothing_else_stays(make_run: MakeRun) ->
     run = make_run()
     words = ["--set", "student.model=enet", "--set", "steps=4", "--set", "amtkd.alpha=0", "--label", "other"]
     assert CliRunner().invoke(app, ["distill", str(run.folder), *words]).exit_code == 0
-    there = {path: path.stat().st_mtime_ns for path in (run.folder / "distill").rglob("*") if path.is_file()}
+    there = {path: path.stat().st_mtime_ns for path in (run.folder / "distill").glob("*/*")}
     code, told = replayed(run.folder, "--label", "other")
     assert (code, "other: the same student" in told, "differs" in told) == (0, True, False), told
     assert {path: path.stat().st_mtime_ns for path in there} == there
@@ -51,12 +51,7 @@ def test_what_differs_is_told(make_run: MakeRun) -> None:
     code, told = replayed(run.folder, "--label", "uniform")
     assert code == 1
     assert "uniform: ANOTHER student" in told
-    for line in (
-        f"torch: 1.0 → {torch.__version__}",
-        "processor: abacus →",
-        "settings:",
-        "answers of north: attention/0",
-    ):
+    for line in ("torch: 1.0 → ", "processor: abacus → ", "settings: ", "data: answers of north: attention/0, "):
         assert line in told
     assert "answers of east" not in told
     assert json.loads((folder / CARD).read_bytes())["weights_hash"] == card.weights_hash

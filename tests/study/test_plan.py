@@ -106,7 +106,7 @@ def test_folders_become_absolute(read: Callable[..., Study], tmp_path: Path) -> 
         ("federation.resend_s", float("inf"), "federation.resend_s: should be a finite number"),
         ("distill.compare", ["uniform", "uniform"], "distill: `compare` names a scheme twice: uniform, uniform"),
         ("distill.variants", {"x": {"steps": "9"}}, "distill: `variants.x`: steps: should be a whole number, got"),
-        ("distill.variants", {"x": {"weigths": {}}}, "`variants.x`: weigths: is not a key of [distill], did you mean"),
+        ("distill.variants", {"x": {"stpes": 9}}, "`variants.x`: stpes: is not a key of [distill], did you mean"),
         ("distill.variants", {"x": {"split": [1, 0, 0]}}, "`variants.x.split` cannot differ"),
         ("distill.variants", {"x": {"without": ["nort"]}}, "no site is called `nort`, did you mean `north`?"),
         ("distill.without", ["north", "south"], "`distill.without` leaves no teacher"),

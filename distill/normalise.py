@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil, prod
+
 import torch
 from torch import Tensor, nn
 
@@ -47,13 +49,18 @@ class PercentileZScore(Normalise):
         super().__init__()
         self.shares: Tensor
         self.register_buffer("shares", torch.tensor(percentiles, dtype=torch.float64) / 100)
+        self.tails = percentiles[0] / 100, 1 - percentiles[1] / 100
 
     def scaling(self, intensities: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         infinity = torch.tensor(torch.inf)
         seen = inside & (intensities > torch.where(inside, intensities, infinity).min())
         count = seen.sum()
-        ordered = torch.where(seen, intensities, infinity).flatten().sort().values  # what is not seen comes last
-        low, high = percentiles(ordered, count, self.shares).unbind()
+        place = (count - 1) * self.shares
+        below, last = place.floor().long(), count - 1
+        lowest = least(torch.where(seen, intensities, infinity), self.tails[0])
+        highest = -least(torch.where(seen, -intensities, infinity), self.tails[1])
+        low = between(lowest[below[0]], lowest[torch.minimum(below[0] + 1, last)], place[0] - below[0])
+        high = between(highest[last - below[1]], highest[(last - below[1] - 1).clamp(min=0)], place[1] - below[1])
         kept = intensities.clamp(low.float(), high.float()).double()
         nothing = torch.zeros((), dtype=torch.float64)
         centre = torch.where(seen, kept, nothing).sum() / count
@@ -61,15 +68,18 @@ class PercentileZScore(Normalise):
         return low, high, centre, scale
 
 
-def percentiles(ordered: Tensor, count: Tensor, shares: Tensor) -> Tensor:
-    """The values below which those shares of the first `count` lie, (len(shares),) float64.
+def least(values: Tensor, share: float) -> Tensor:
+    """At least that share of the values (N, 1, H, W), the lowest first; to sort all took forty times as long."""
+    n, pixels = values.shape[0], prod(values.shape[1:])
+    return values.flatten().topk(min(n * ceil(pixels * share) + 2, n * pixels), largest=False).values
 
-    Linear between neighbours, in the very steps of `numpy.percentile`: differences in float32, the rest in float64.
+
+def between(left: Tensor, right: Tensor, share: Tensor) -> Tensor:
+    """What lies that share of the way from one neighbour to the next, float64 scalar.
+
+    In the very steps of `numpy.percentile`: their difference in float32, the rest in float64.
     """
-    place = (count - 1) * shares
-    below = place.floor().long()
-    left, right = ordered[below], ordered[torch.minimum(below + 1, count - 1)]
-    share, step = place - below, (right - left).double()
+    step = (right - left).double()
     return torch.where(share < 0.5, left.double() + step * share, right.double() - step * (1 - share))
 
 

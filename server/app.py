@@ -51,6 +51,9 @@ def conduct(name: str, study: Study, run: Run, line: Line) -> None:
     except Exception as error:
         fault = {"cause": f"unforeseen: {type(error).__name__}: {error}", "traceback": traceback.format_exc()}
         raise
+    except BaseException:  # SystemExit and its like: whoever waits must not take the phase for done
+        fault = {"cause": f"phase {name} was stopped", "remedy": "run the same command again to go on"}
+        raise
     finally:
         run.event("phase-ended", phase=name, seconds=round(time.monotonic() - started, 2), fault=fault)
 

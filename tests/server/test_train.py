@@ -31,6 +31,19 @@ def test_every_teacher_is_trained_to_its_end_in_rounds(make_bench: Make) -> None
     assert (ended["phase"], ended["fault"]) == ("train", None)
 
 
+def test_a_phase_that_somebody_stops_has_not_ended_well(make_bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make_bench()
+
+    def stop(*_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr("server.app.Exchange.complete", stop)
+    with pytest.raises(SystemExit):
+        bench.conduct("train")
+    (ended,) = bench.events("phase-ended")
+    assert ended["fault"]["cause"] == "phase train was stopped"
+
+
 def test_a_teacher_that_came_ready_takes_the_place_of_a_training_that_had_begun(make_bench: Make) -> None:
     bench = make_bench()
     desk = bench.desks["hospital-a"]

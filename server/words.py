@@ -28,7 +28,7 @@ def _taught(event: Event) -> str:
 
 def _validated(event: Event) -> str:
     dice = f", validation Dice {event['dice']:.3f}" if event["dice"] is not None else ""
-    return f"{event['scheme']}: step {event['step']}{dice}"
+    return f"{event['student']}: step {event['step']}{dice}"
 
 
 def _part(event: Event) -> str:

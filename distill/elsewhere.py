@@ -21,6 +21,7 @@ def begin(study: Study, answers: Path, folder: Path) -> None:
     Raises: InputError where there are no answers, or `folder` belongs to another study or other answers.
     """
     store = find_store(answers)
+    folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder / ".answers.lock"):  # several processes may begin at once
         create_or_resume(folder, study)
         _link(folder / STORE, store)

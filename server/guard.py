@@ -14,7 +14,11 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
+from typing import IO
+
+PATIENCE_S, WAIT_S = 2.0, 0.02
 
 
 def main(record: Path) -> None:
@@ -22,13 +26,23 @@ def main(record: Path) -> None:
     sys.stdin.buffer.read()
     try:
         lock = record.with_suffix(".lock").open("r+", encoding="utf-8")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(lock)
         groups = [entry["pid"] for entry in json.loads(record.read_text(encoding="utf-8"))]
     except (OSError, ValueError):
         return
     for group in groups:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
+
+
+def _take(lock: IO[str]) -> None:
+    """Lock it, or OSError where somebody holds it on: a dying owner's pipe may close a moment before its lock opens."""
+    for _ in range(round(PATIENCE_S / WAIT_S)):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(WAIT_S)
+    raise BlockingIOError
 
 
 if __name__ == "__main__":

@@ -131,6 +131,18 @@ def test_a_guard_leaves_the_processes_of_a_later_simulation_alone(tmp_path: Path
         sleeper.wait()
 
 
+def test_a_guard_waits_for_the_lock_of_its_dying_owner(tmp_path: Path) -> None:
+    lock, record = Lock(tmp_path / "processes.lock"), tmp_path / "processes.json"
+    assert lock.take(wait=False)
+    sleeper = subprocess.Popen(["sleep", "60"], process_group=0)
+    record.write_text(json.dumps([{"name": "sleeper", "pid": sleeper.pid, "started": 0}]))
+    guard = subprocess.Popen([sys.executable, "-I", "-S", str(processes.GUARD), str(record)], stdin=subprocess.DEVNULL)
+    time.sleep(0.5)
+    lock.release()
+    assert guard.wait(10) == 0
+    assert sleeper.wait(10) == -signal.SIGKILL
+
+
 def guards(folder: Path) -> list[str]:
     table = subprocess.run(["ps", "-wweo", "args"], capture_output=True, text=True, check=True).stdout
     return [row for row in table.splitlines() if "guard.py" in row and str(folder) in row]

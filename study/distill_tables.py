@@ -155,7 +155,7 @@ class CaMkd(Plan):
 
 
 class Consensus(Plan):
-    """`[distill.consensus]`: our own scheme, chosen on validation patients (docs/results.md)."""
+    """`[distill.consensus]`: our own scheme; not measured over seeds yet."""
 
     kl: float = Field(1.0, ge=0)
     """Weight of the KL to the teachers' mixture."""

@@ -169,8 +169,8 @@ def test_a_store_that_was_damaged_meanwhile_costs_no_site(trained: Make) -> None
 
 
 def test_a_site_that_answers_one_shard_is_not_asked_again_for_the_next(trained: Make) -> None:
-    bench = trained(resend_s=0.45)
-    bench.desks["hospital-a"].before = [pause(0.3)] * 4  # two are under way, so the second's reply comes after 0.6 s
+    bench = trained(resend_s=1.5)
+    bench.desks["hospital-a"].before = [pause(0.9)] * 2  # both are under way, so the second's reply comes after 1.8 s
     bench.conduct("collect")
     assert bench.events("sent-again") == []
 

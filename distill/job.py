@@ -251,16 +251,11 @@ def heard(job: Job, answers: StoredAnswers, *, chunk: int = 32) -> dict[str, Any
 def card_of(study: Study, job: Job, outcome: Outcome, *, label: str, made_on: dict[str, str]) -> StudentCard:
     """The card of a student whose training has ended."""
     student = job.scheme.student
-    return StudentCard(
+    return StudentCard.of(
+        study,
         label=label,
         scheme=job.name,
-        study=study.name,
         seed=job.seed,
-        model=study.student.model,
-        options=study.student.options,
-        classes=study.task.classes,
-        modality=study.task.modality,
-        preprocess=study.preprocess.model_dump(mode="json"),
         parameters=sum(p.numel() for p in student.parameters()),
         steps=outcome.step,
         best_step=outcome.best_step,
@@ -269,6 +264,5 @@ def card_of(study: Study, job: Job, outcome: Outcome, *, label: str, made_on: di
         seconds=sum(v.seconds for v in outcome.history),
         weights_hash=weights_hash(student.state_dict()),
         teachers=list(job.answers.sites) if job.answers else [],
-        settings=study.distill,
         made_on=made_on,
     )

@@ -65,16 +65,11 @@ def ship(
     """Put a finished student into `distill/<label>`, where evaluation, report and tables find it; the card last."""
     folder = run_folder / "distill" / label
     write_bytes(folder / WEIGHTS, save(weights))
-    card = StudentCard(
+    card = StudentCard.of(
+        study,
         label=label,
         scheme=label,
-        study=study.name,
         seed=study.seed,
-        model=study.student.model,
-        options=study.student.options,
-        classes=study.task.classes,
-        modality=study.task.modality,
-        preprocess=study.preprocess.model_dump(mode="json"),
         parameters=parameters,
         steps=study.averaging_steps,
         best_step=study.averaging_steps,
@@ -83,7 +78,6 @@ def ship(
         seconds=seconds,
         weights_hash=digest(weights),
         teachers=[],
-        settings=study.distill,
     )
     write_card(folder, card)
     return card

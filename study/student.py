@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imaging.atomic import write_text
 from imaging.errors import InputError
 from study.distill_tables import Distill
+from study.plan import Study
 
 CARD = "student.json"
 WEIGHTS = "student.safetensors"
@@ -63,6 +64,20 @@ class StudentCard(Leaflet):
     settings: Distill
     made_on: dict[str, str] = Field(default_factory=dict)
     """Versions, processor, device, processes and threads of the process that finished it."""
+
+    @classmethod
+    def of(cls, study: Study, **training: Any) -> Self:
+        """The card of a study's student: what the study says of it, beside how this training went."""
+        return cls(
+            study=study.name,
+            model=study.student.model,
+            options=study.student.options,
+            classes=study.task.classes,
+            modality=study.task.modality,
+            preprocess=study.preprocess.model_dump(mode="json"),
+            settings=study.distill,
+            **training,
+        )
 
 
 def read_card(folder: Path) -> StudentCard | None:

@@ -35,7 +35,7 @@ def test_the_sites_are_asked_for_what_the_schemes_need_and_nothing_less() -> Non
 
 def test_a_site_is_left_out_by_a_variant_of_the_studys_scheme() -> None:
     study = read_study(PROSTATE)
-    plan = with_contents(with_students(study, ["supervised"], ["hospital-b"], PROSTATE), PROSTATE)
+    plan = with_students(study, ["supervised"], ["hospital-b"], PROSTATE)
     assert plan.distill.students == ["supervised", "without-hospital-b"]
     student = plan.distill.of("without-hospital-b")
     assert (student.scheme, student.without) == ("amtkd", ["hospital-b"])

@@ -47,13 +47,13 @@ def test_a_part_says_when_it_began_and_how_it_ended(tmp_path: Path, ending: Base
 
 
 @pytest.mark.parametrize(
-    ("sound", "broken", "words"),
+    ("command", "sound", "broken", "words"),
     [
-        ('"resnet18"', '"resnet81"', "the teacher of site `hospital-b`: no encoder is called `resnet81`"),
-        ('"amtkd"', '"cirkd"', "scheme `cirkd` needs features, which the sites are not asked for"),
+        ("simulate", '"resnet18"', '"resnet81"', "the teacher of site `hospital-b`: no encoder is called `resnet81`"),
+        ("compare", '"resnet18"', '"resnet81"', "the teacher of site `hospital-b`: no encoder is called `resnet81`"),
+        ("simulate", '"amtkd"', '"cirkd"', "scheme `cirkd` needs features, which the sites are not asked for"),
     ],
 )
-@pytest.mark.parametrize("command", ["simulate", "compare"])
 def test_what_cannot_be_run_shows_before_there_is_a_run_folder(
     command: str, sound: str, broken: str, words: str, tmp_path: Path
 ) -> None:

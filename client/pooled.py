@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,18 +25,31 @@ from study.student import Check, StudentCard
 from study.training import Progress, fit, use_threads
 
 
+class Joined:
+    """Rows of several memory-mapped arrays, counted through and read when they are asked for."""
+
+    def __init__(self, parts: Sequence[tuple[NDArray[Any], NDArray[np.int64]]]) -> None:
+        self._places = [(array, row) for array, rows in parts for row in rows.tolist()]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, chosen: NDArray[np.int64], /) -> NDArray[Any]:
+        return np.stack([array[row] for array, row in (self._places[place] for place in chosen.tolist())])
+
+
 @dataclass(frozen=True)
 class Pool:
-    """The training slices of several sites, in memory: images (N, H, W) and masks (N, H, W)."""
+    """The training slices of several sites: images (N, H, W) and masks (N, H, W)."""
 
-    images: NDArray[np.float16]
-    masks: NDArray[np.uint8]
+    images: Joined
+    masks: Joined
     identity: str
 
     @classmethod
     def of(cls, sites: list[Scans]) -> Pool:
-        images = np.concatenate([scans.cache.images[scans.slices("train")] for scans in sites])
-        masks = np.concatenate([scans.cache.masks[scans.slices("train")] for scans in sites])
+        images = Joined([(scans.cache.images, scans.slices("train")) for scans in sites])
+        masks = Joined([(scans.cache.masks, scans.slices("train")) for scans in sites])
         return cls(images, masks, "-".join(scans.identity() for scans in sites))
 
 

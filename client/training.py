@@ -6,7 +6,7 @@ import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -44,13 +44,19 @@ class Supervised:
         return {"dice_ce": self._loss(self.network(images), masks[:, None])}
 
 
+class Rows(Protocol):
+    """Slices (N, H, W) of which some are read by their numbers."""
+
+    def __getitem__(self, chosen: NDArray[np.int64], /) -> NDArray[Any]: ...
+
+
 class Outlined(Protocol):
     """Prepared slices: images (N, H, W) float16 and masks (N, H, W) uint8."""
 
     @property
-    def images(self) -> NDArray[np.float16]: ...
+    def images(self) -> Rows: ...
     @property
-    def masks(self) -> NDArray[np.uint8]: ...
+    def masks(self) -> Rows: ...
 
 
 @dataclass(frozen=True)

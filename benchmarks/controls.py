@@ -8,7 +8,8 @@ alike. `amtkd` learns from each and is compared with `supervised`, paired by pat
 test patients. A gain of the latter two would come from anything but what teachers know.
 
 With `--spoil SITE` there is one copy instead: that site's teacher is trained again, on its own scans with its masks
-shuffled among all its slices. `amtkd` and others learn from this store, and `amtkd` from it without that site.
+shuffled among all its slices. `amtkd`, with its own and with the sharp law, and others learn from this store; and from
+it without that site.
 
 The same command goes on where it was stopped.
 """
@@ -39,6 +40,7 @@ from distill.job import run_job
 from models.contents import DEFAULT
 from study.cards import write_card
 from study.cohorts import assignment, lead_slices, open_store, shards
+from study.distill_tables import Weights
 from study.draws import derived, generator
 from study.plan import Asked, Study
 from study.run import read_study_of
@@ -132,8 +134,12 @@ def students_of(spoil: str | None) -> list[Student]:
         return [Student("supervised", "amtkd", true, "supervised"), *rest]
     store = partial(spoiled, site=spoil)
     schemes = ("amtkd", "uniform", "mono-teacher", "consensus", "supervised")
-    left = [Student(f"{name}-without", "spoiled", store, name, {"without": [spoil]}) for name in ("amtkd", "consensus")]
-    return [*(Student(name, "spoiled", store, name) for name in schemes), *left]
+    found = [Student(name, "spoiled", store, name) for name in schemes]
+    sharp: dict[str, object] = {"weights": Weights(law="agreement-softmax")}
+    found.append(Student("amtkd-softmax", "spoiled", store, "amtkd", sharp))
+    for one in [found[0], found[-1], found[3]]:
+        found.append(replace(one, label=f"{one.label}-without", settings={**one.settings, "without": [spoil]}))
+    return found
 
 
 def trained(run: Path, work: Path, seed: int, steps: int | None, students: list[Student]) -> list[Path]:

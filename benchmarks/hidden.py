@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from distill.answered import open_answers
+from distill.answered import open_rounds
 from distill.batches import plain
 from distill.schemes.base import Needs, teachers_of
 from distill.sources import StoredAnswers
@@ -60,7 +60,7 @@ def hidden(slices: SliceCache, whole: SliceCache) -> Iterator[tuple[Ids, NDArray
 
 def guesses(study: Study, run: Path, slices: SliceCache, students: list[str]) -> Mapping[str, Guess]:
     """What is compared, by name."""
-    answers = open_answers(study, run, slices, lead_split(study, slices)["train"], Needs())
+    answers = open_rounds(study, run, slices, lead_split(study, slices)["train"], Needs())[-1]
     teachers = {f"teacher {site}": partial(of_teacher, answers, n) for n, site in enumerate(answers.sites)}
     mixtures = {f"mixture, {law}": partial(of_mixture, slices, answers, law) for law in LAWS if law != "fixed"}
     networks = {f"student {label}": load_student(run / "distill" / label)[1] for label in students}

@@ -147,7 +147,7 @@ def measure(student: str, folder: Path, chosen: argparse.Namespace) -> dict[str,
     alone, stored = (prepare(study, run, scheme, 0) for scheme in ("supervised", chosen.scheme))
     trainees = [
         Trainee(alone, study, run / "distill" / "alone", None),
-        Trainee(stored, study, run / "distill" / "stored", stored.answers),
+        Trainee(stored, study, run / "distill" / "stored", stored.rounds[0]),
     ]
     if chosen.live:
         job = prepare(study, run, chosen.scheme, 0)

@@ -41,6 +41,7 @@ def serve_command(
         workspace = "/srv/preceptor"       # cache, checkpoints, overlays, logs
         socket = "/run/preceptor/a.sock"   # as the node's --node-config names it
         threads = 4
+        keep_mib = 1024                    # of the study lead's slices in the workspace, so that they come once
         teacher = "teacher.onnx"           # only where a model is there already: in place of a training
 
         [policy]                           # what may leave, whatever is asked

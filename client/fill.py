@@ -33,6 +33,9 @@ def fill(
     whole in the store, so a fill that was stopped goes on.
     Raises: InputError when another teacher answers for that site, or an answer is not what was asked.
     """
+    if study.answers.rounds > 1:
+        what = "`answers.rounds` is for teachers that train on between the rounds; this one came ready"
+        raise InputError(what, where=f"study `{study.name}`", fix="set it to 1")
     run, site, asked = Run(run_folder), teacher.site, shards(study, slices)
     lock = Lock(run_folder / "store" / f".{site}.lock")
     if not lock.take(wait=False):
@@ -47,7 +50,7 @@ def fill(
             shard = make_shard(teacher.assignment, slices, index, asked[index], wants)
             body = teacher.answer(shard).pack()
             store.write(Answers.unpack(body, shard), card, wants)
-            run.event("collected", site=site, shard=index, of=len(asked), bytes=len(body))
+            run.event("collected", site=site, shard=index, of=len(asked), round=0, bytes=len(body))
             progress(done, len(asked))
     return card
 

@@ -9,10 +9,12 @@ from client.apprentice import Apprentice
 from client.evaluate import evaluate_student
 from client.ready import card_at_home
 from client.scans import Scans, open_scans
+from client.shelf import Shelf
 from client.site import SiteConfig
 from client.status import Status, Work
 from client.teacher import Teacher, load_teacher
 from client.training import Course
+from imaging.errors import InputError
 from study.wire import (
     Arrays,
     Assignment,
@@ -22,6 +24,7 @@ from study.wire import (
     Header,
     Shard,
     TeachRequest,
+    digest,
     pack,
     unpack,
 )
@@ -51,9 +54,14 @@ class Site:
         return Course(self.config, assignment, self.scans(assignment)).teach(until_epoch, self.status)
 
     def answer(self, body: bytes) -> bytes:
-        shard = Shard.unpack(body)
+        shelf = Shelf(self.config.workspace / "shards", self.config.keep_mib * 2**20)
+        shard = Shard.unpack(body, shelf.get)
         self.status.set(study=shard.assignment.study, doing="answering", steps=len(shard.slice_ids))
         self.config.policy.admit(shard)
+        try:
+            shelf.put(digest(shard.slices), shard.slices)
+        except InputError as error:  # they will be sent again then
+            log.warning("the slices of shard %d cannot be kept: %s", shard.index, error)
         answers = self.config.policy.released(self.teacher(shard.assignment).answer(shard))
         self.status.set(shards=self.status.now.shards + 1)
         log.info("shard %d: %d slices answered", shard.index, len(shard.slice_ids))

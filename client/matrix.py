@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from client.apprentice import load_local
 from client.evaluate import evaluate
@@ -20,6 +21,7 @@ from imaging.errors import InputError
 from study.cohorts import assignment
 from study.plan import Study
 from study.prediction import load_student
+from study.run import MIXTURE
 
 
 @dataclass(frozen=True)
@@ -48,20 +50,40 @@ def matrix(
     split: Part,
     progress: Callable[[str, str], None] = lambda network, site: None,
 ) -> Iterator[Row]:
-    """A row for each network and site, teachers first, then as `local-SITE` the students that `alone` trained alone.
+    """A row for each network and site: teachers, what several of them make of a slice together, then as `local-SITE`
+    the students that `alone` trained alone, then `students`.
 
-    One network and one case in memory at a time.
+    One case in memory at a time, and one network; of the teachers together all.
     Raises: InputError when a teacher was not trained, a student is missing, or a site has no patient in that split.
     """
     scans = {site.name: open_scans(site, assignment(study, site.name)) for site in sites}
     for home in teachers:
-        network = load_teacher(home, assignment(study, home.name)).network
-        yield from _row(study, home.name, network, scans, split=split, progress=progress)
+        yield from _row(study, home.name, _teacher(home, study), scans, split=split, progress=progress)
+    if len(teachers) > 1:
+        together = Mixture([_teacher(home, study) for home in teachers])
+        yield from _row(study, MIXTURE, together, scans, split=split, progress=progress)
     for home in alone:
         network = load_local(home, study)
         yield from _row(study, f"local-{home.name}", network, scans, split=split, progress=progress)
     for folder in students:
         yield from _row(study, folder.name, student(folder, study), scans, split=split, progress=progress)
+
+
+class Mixture(nn.Module):
+    """Several networks as one, by the mean of their probabilities: what a student of them all is measured against."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, 1, H, W) → the logarithm of the mean probabilities (N, C, H, W), in place of logits."""
+        each = torch.stack([network(images).log_softmax(1) for network in self.networks])
+        return each.logsumexp(0) - math.log(len(self.networks))
+
+
+def _teacher(home: SiteConfig, study: Study) -> nn.Module:
+    return load_teacher(home, assignment(study, home.name)).network
 
 
 def student(folder: Path, study: Study) -> nn.Module:

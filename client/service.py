@@ -26,7 +26,7 @@ from client.status import Work
 from imaging.errors import InputError
 from models.onnx_network import OnnxNetwork
 from study.training import use_threads
-from study.wire import Failure, pack
+from study.wire import Failure, LacksError, pack
 
 log = logging.getLogger("client")
 
@@ -99,7 +99,12 @@ class Service:
     def _fail(self, work: Work, study: str, received: int, error: InputError) -> bytes:
         """The failure as a reply; where it happened stays in the log."""
         log.warning("%s: %s", work, error)
-        failure = Failure(cause=error.what, site=self._site.config.name, remedy=error.fix or "")
+        failure = Failure(
+            cause=error.what,
+            site=self._site.config.name,
+            remedy=error.fix or "",
+            lacks=isinstance(error, LacksError),
+        )
         try:
             return self._site.release(work, study, received, failure)
         except InputError as unrecorded:  # these words are ours and the same for all, so they may leave unrecorded

@@ -32,6 +32,8 @@ class SiteConfig(Plan):
     """Only patients from the first number up to, not including, the second, in the order of their ids."""
     masks: int | None = Field(None, ge=0)
     """Only the first so many of these patients keep their masks."""
+    keep_mib: int = Field(1024, ge=0)
+    """MiB of the study lead's slices that are kept in the workspace, so that they need not be sent again; 0: none."""
     teacher: Path | None = None
     """An ONNX file that is this site's teacher in place of a training; see docs/any-teacher.md."""
     policy: Policy = Policy()

@@ -60,7 +60,9 @@ class Teacher:
         Raises: InputError when the shard was prepared otherwise than the teacher's own slices.
         """
         self._check(shard)
-        pieces = [self._piece(shard, slice(start, start + BATCH)) for start in range(0, len(shard.slice_ids), BATCH)]
+        images, masks = shard.pictures()
+        parts = [slice(start, start + BATCH) for start in range(0, len(images), BATCH)]
+        pieces = [self._piece(images[part], masks[part], shard) for part in parts]
         arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         fingerprint = shard.assignment.preprocess.fingerprint()
         header = AnswersHeader(
@@ -78,11 +80,13 @@ class Teacher:
         if not len(shard.slice_ids):
             raise InputError(f"shard {shard.index} holds no slice", fix="ask about at least one")
 
-    def _piece(self, shard: Shard, part: slice) -> dict[str, NDArray[Any]]:
-        """Arrays of at most `BATCH` slices under the names of `models.contents`, as they travel."""
+    def _piece(
+        self, pictures: NDArray[np.float16], outlines: NDArray[np.uint8], shard: Shard
+    ) -> dict[str, NDArray[Any]]:
+        """Arrays of at most `BATCH` pictures of a shard under the names of `models.contents`, as they travel."""
         device = next(self.network.parameters()).device
-        images = torch.from_numpy(shard.images[part].astype(np.float32)).to(device)
-        masks = torch.from_numpy(shard.masks[part]).to(device)
+        images = torch.from_numpy(pictures.astype(np.float32)).to(device)
+        masks = torch.from_numpy(outlines).to(device)
         classes, encoding = len(self.assignment.task.classes), shard.assignment.encoding
         with evaluating(self.network):
             found = told(self.network, images, masks, classes=classes, wants=shard.wants, grid=encoding.grid)

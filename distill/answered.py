@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from distill.schemes.base import Needs
 from distill.sources import StoredAnswers
-from distill.unpacked import unpacked
+from distill.unpacked import Unpacked, unpacked
 from imaging.errors import InputError
 from imaging.slices import SliceCache
 from models.contents import ONNX
@@ -23,43 +24,114 @@ from study.views import numbered
 
 COLLECT = "run the phase `collect` again (`preceptor simulate` goes on with it by itself), or `preceptor answer`"
 
+ANEW = "that round is over, and its teachers have trained on: start anew in another folder with `--out`"
 
-def open_answers(
+
+def open_rounds(
     study: Study, run_folder: Path, slices: SliceCache, ids: NDArray[np.int64], needs: Needs
-) -> StoredAnswers:
+) -> tuple[StoredAnswers, ...]:
     """What the sites answered about the training slices `ids` and their views, as far as a scheme needs it, unpacked.
 
+    The first round, and each further one that has been collected so far; who was left out of a further one is heard
+    there as it answered before.
     Raises: InputError when no or too few sites have answered, a site's answers are not complete although it was not
     left out, one is damaged, or no site gave what the scheme needs (by its policy, or having logits alone).
     """
-    store = open_store(study, run_folder, slices)
-    check_fit(study, store)
-    sites = answering(study, store, len(shards(study, slices)), needs.contents)
-    sites = [site for site in sites if site not in study.distill.without]
-    if not sites:
-        what = f"without {' and '.join(study.distill.without)} no site is left that has answered"
-        raise InputError(what, where=store.folder, fix="hear one of them")
-    if needs.teachers == "one":
-        giving = [site for site in sites if not set(needs.contents) & set(store.withheld(site))]
-        sites = [single_teacher(study, store, giving or sites)]
-    for content in needs.contents:
-        withholding = [site for site in sites if content in store.withheld(site)]
-        if len(withholding) == len(sites):
-            what = f"no site released {content}, which the scheme needs"
-            fix = "learn without it (such as `--set amtkd.alpha=0 --label NAME`)"
-            if able := [site for site in withholding if store.card(site).model != ONNX]:
-                gone = ", ".join(str(store.folder / site / store.round_name / content) for site in able)
-                fix += f", or ask a site to allow it, remove {gone} and {COLLECT}"
-            raise InputError(what, where=store.folder, fix=fix)
-    caches, size = run_folder / "distill" / "answers-cache", (slices.images.shape[1], slices.images.shape[2])
-    asked = np.concatenate([numbered(slices, ids, view) for view in range(study.answers.views + 1)])
-    return StoredAnswers({
-        site: unpacked(store, site, needs.contents, caches / site, asked, size=size) for site in sites
-    })  # fmt: skip
+    reader = _Reader(study, run_folder, slices, ids, needs)
+    found = [StoredAnswers(reader.unpacked(reader.sites(), 0))]
+    for number in range(1, study.answers.rounds):
+        if (sites := reader.renewed(found[0].sites, number)) is None:
+            break
+        found.append(found[-1].renewed(reader.unpacked(sites, number)))
+    return tuple(found)
 
 
-def check_fit(study: Study, store: AnswerStore) -> None:
-    """InputError unless what each site answered is of the study's classes, on slices prepared as it prepares them."""
+@dataclass(frozen=True)
+class _Reader:
+    """What one job reads of the run's store, round by round."""
+
+    study: Study
+    run_folder: Path
+    slices: SliceCache
+    ids: NDArray[np.int64]
+    needs: Needs
+
+    def store(self, number: int) -> AnswerStore:
+        store = open_store(self.study, self.run_folder, self.slices, number)
+        check_fit(self.study, store, number)
+        return store
+
+    @property
+    def n_shards(self) -> int:
+        return len(shards(self.study, self.slices))
+
+    def over(self, number: int) -> bool:
+        """Whether a later round has begun: nobody is asked in this one any more."""
+        later = range(number + 1, self.study.answers.rounds)
+        return any(open_store(self.study, self.run_folder, self.slices, n).sites() for n in later)
+
+    def sites(self) -> list[str]:
+        """Whom the job learns from: those who answered in the first round, or the one of them that it hears."""
+        study, needs, store = self.study, self.needs, self.store(0)
+        sites = answering(study, store, self.n_shards, needs.contents, over=self.over(0))
+        sites = [site for site in sites if site not in study.distill.without]
+        if not sites:
+            what = f"without {' and '.join(study.distill.without)} no site is left that has answered"
+            raise InputError(what, where=store.folder, fix="hear one of them")
+        if needs.teachers == "one":
+            giving = [site for site in sites if not set(needs.contents) & set(store.withheld(site))]
+            sites = [single_teacher(study, store, giving or sites)]
+        for content in needs.contents:
+            _check_given(store, sites, content)
+        return sites
+
+    def renewed(self, sites: Sequence[str], number: int) -> list[str] | None:
+        """Which of these sites have answered all of a further round; None while it is still to be collected."""
+        store = self.store(number)
+        whole = [site for site in sites if not store.missing(site, self.n_shards, self.needs.contents)]
+        awaited = set(sites) - set(whole) - set(left_out(store.folder.resolve().parent, number))
+        if not self.over(number) and (awaited or not store.sites()):
+            return None
+        for site in whole:
+            self._check_same(site, store)
+        return whole
+
+    def _check_same(self, site: str, store: AnswerStore) -> None:
+        """InputError where a site gives other contents than in the first round: a term would come or go on the way."""
+        first = open_store(self.study, self.run_folder, self.slices, 0)
+        then, now = (sorted(set(self.needs.contents) & set(one.withheld(site))) for one in (first, store))
+        if then != now:
+            what = f"site {site} withholds {' and '.join(now) or 'nothing'} in {store.round_name}, before it was "
+            fix = "let it keep to one policy in all rounds: start anew in another folder with `--out`"
+            raise InputError(what + (" and ".join(then) or "nothing"), where=store.folder, fix=fix)
+
+    def unpacked(self, sites: Sequence[str], number: int) -> dict[str, dict[str, Unpacked]]:
+        """All that these sites answered in a round, in the job's cache."""
+        study, slices, store = self.study, self.slices, self.store(number)
+        folder, size = self.run_folder / "distill" / "answers-cache" / store.round_name, slices.images.shape[1:]
+        asked = np.concatenate([numbered(slices, self.ids, view) for view in range(study.answers.views + 1)])
+        return {
+            site: unpacked(store, site, self.needs.contents, folder / site, asked, size=(size[0], size[1]))
+            for site in sites
+        }
+
+
+def _check_given(store: AnswerStore, sites: Sequence[str], content: str) -> None:
+    """InputError where all these sites withhold a content, or have teachers that cannot tell it."""
+    withholding = [site for site in sites if content in store.withheld(site)]
+    if len(withholding) < len(sites):
+        return
+    fix = "learn without it (such as `--set amtkd.alpha=0 --label NAME`)"
+    if able := [site for site in withholding if store.card(site).model != ONNX]:
+        gone = ", ".join(str(store.folder / site / store.round_name / content) for site in able)
+        fix += f", or ask a site to allow it, remove {gone} and {COLLECT}"
+    raise InputError(f"no site released {content}, which the scheme needs", where=store.folder, fix=fix)
+
+
+def check_fit(study: Study, store: AnswerStore, number: int) -> None:
+    """InputError unless what each site answered is of the study's classes, on slices prepared as it prepares them, and
+    by a teacher that had trained as long as that round asks for.
+    """
     for site in [site.name for site in study.sites if site.name in store.sites()]:
         fix = "restore the study's settings, or collect anew into another folder (`preceptor simulate STUDY --out`)"
         for content in store.contents(site):
@@ -68,18 +140,27 @@ def check_fit(study: Study, store: AnswerStore) -> None:
             if theirs != ours:
                 what = f"site {site} answered about slices prepared otherwise ({theirs}, the study: {ours})"
                 raise InputError(what, where=store.folder, fix=fix)
+            if not notes.card.finished and notes.card.epochs < study.epochs_of(site, number):
+                had, asked = notes.card.epochs, study.epochs_of(site, number)
+                what = f"the teacher of site {site} answered after {had} epochs, the study asks after {asked}"
+                several = "set `answers.rounds` as it was in the run that collected them"
+                raise InputError(what, where=store.folder, fix=several)
             told = notes.arrays["logits"].shape[0] if "logits" in notes.arrays else study.classes
             if told != study.classes:
                 what = f"the teacher of site {site} knows {told} classes, the study has {study.classes}"
                 raise InputError(what, where=store.folder, fix=fix)
 
 
-def answering(study: Study, store: AnswerStore, n_shards: int, contents: Sequence[str]) -> list[str]:
+def answering(
+    study: Study, store: AnswerStore, n_shards: int, contents: Sequence[str], *, over: bool = False
+) -> list[str]:
     """Sites with answers, in the study's order: complete, or left out by the coordinator halfway.
 
-    What a left-out site did not answer weighs nothing. Raises: InputError, see `open_answers`.
+    What a left-out site did not answer weighs nothing; once a round is `over`, so does what anybody did not answer.
+    Raises: InputError, see `open_rounds`.
     """
-    absent = left_out(store.folder.resolve().parent)  # of the run that collected: the store may be another's
+    names = [site.name for site in study.sites]
+    absent = names if over else left_out(store.folder.resolve().parent, 0)  # of the run that collected
     if unasked := [content for content in contents if content not in study.answers.contents]:
         what = f"the sites were not asked for {' and '.join(unasked)}, which the scheme needs"
         fix = f"add {json.dumps(unasked)} to `answers.contents` in the study and to the sites' policies, and {COLLECT}"
@@ -94,7 +175,7 @@ def answering(study: Study, store: AnswerStore, n_shards: int, contents: Sequenc
     complete = sum(not lacking for lacking in missing.values())
     if complete < study.federation.min_sites:
         what = f"{complete} sites have answered all, `federation.min_sites` asks for {study.federation.min_sites}"
-        raise InputError(what, where=store.folder, fix=COLLECT)
+        raise InputError(what, where=store.folder, fix=ANEW if over else COLLECT)
     return [site for site, lacking in missing.items() if len(lacking) < n_shards]
 
 

@@ -79,7 +79,7 @@ def distill_command(
     """
     from rich.console import Console
 
-    from distill.job import default_label, run_job
+    from distill.job import WaitsError, default_label, run_job
     from distill.machine import fabric_of, led
     from distill.progress import shown
     from distill.schemes import check
@@ -90,7 +90,7 @@ def distill_command(
         if scheme or settings:
             fix = "leave out `--scheme` and `--set`, or `--variant`"
             raise InputError("a variant has a scheme and settings of its own", fix=fix)
-        study = varied(study, variant)
+        study = study.varied(variant)
     scheme = scheme or study.distill.scheme
     check(scheme)
     name = label or default_label(study, variant or scheme, study.seed if seed is None else seed)
@@ -103,22 +103,16 @@ def distill_command(
             show(done)
             follow(done)
 
-        card = run_job(study, run, scheme, seed=seed, label=name, progress=progress, fabric=fabric)
+        try:
+            card = run_job(study, run, scheme, seed=seed, label=name, progress=progress, fabric=fabric)
+        except WaitsError as wait:
+            if fabric.is_global_zero:
+                typer.echo(json.dumps({"waits": str(wait)}) if as_json else str(wait), err=not as_json)
+            raise typer.Exit(0) from None
     if as_json and fabric.is_global_zero:
         typer.echo(card.model_dump_json(indent=2))
     elif fabric.is_global_zero:
         Console().print(card_table(card))
-
-
-def varied(study: Study, variant: str) -> Study:
-    """The study by the settings of one of its variants; InputError where it has none of that name."""
-    from imaging.errors import InputError
-    from study.plan import unknown
-
-    if variant not in study.distill.variants:
-        what = unknown("variant", variant, list(study.distill.variants))
-        raise InputError(what, where=f"study `{study.name}`", fix="add it to `[distill.variants]`")
-    return study.model_copy(update={"distill": study.distill.of(variant)})
 
 
 def _placed(

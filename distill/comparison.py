@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -11,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata, t, wilcoxon
 
-from distill.report import evaluations
+from distill.report import crossed, evaluations
 from distill.report_tables import mean_over_sites
 from imaging.errors import InputError
-from study.run import read_study_of
+from study.run import MIXTURE, read_study_of
+from study.student import read_card
 from study.wire import CaseMetrics, Metric
 
 Split = Literal["val", "test"]
@@ -25,14 +27,25 @@ ALPHA = 0.05
 NAMES = {"val": "validation", "test": "test"}
 
 
+ByRun = Sequence[Mapping[str, Sequence[CaseMetrics]]]
+"""Run -> site -> cases."""
+
+
+def over_runs(cases: ByRun, metric: Metric) -> Values:
+    """A figure a run: the mean over sites of each site's mean over its patients and foreground classes."""
+    return np.array([mean_over_sites(list(by_site.values()), metric) for by_site in cases])
+
+
 @dataclass(frozen=True)
 class Trainings:
     """Students of the same labels from several runs (seeds) of one study, evaluated on the same patients of each."""
 
     runs: tuple[Path, ...]
     labels: tuple[str, ...]
-    cases: Mapping[str, Sequence[Mapping[str, Sequence[CaseMetrics]]]]
-    """Label -> run -> site -> cases, in the same order for every label."""
+    cases: Mapping[str, ByRun]
+    """By label, in the same order of runs, sites and cases for every label."""
+    teachers: Mapping[str, ByRun] = field(default_factory=dict)
+    """The same of each teacher, and of all together, where a simulation has evaluated them at every site."""
 
     @classmethod
     def read(cls, runs: Sequence[Path], split: Split = "test", labels: Sequence[str] | None = None) -> Trainings:
@@ -62,7 +75,19 @@ class Trainings:
             label: [{site: getattr(replies[label][site], split) for site in sorted(sites)} for replies in found]
             for label in chosen
         }
-        return cls(tuple(runs), chosen, cases)
+        return cls(tuple(runs), chosen, cases, _teachers(runs, sites) if split == "test" else {})
+
+    @cached_property
+    def networks(self) -> dict[str, str]:
+        """Label -> the network of that student, in the labels' order."""
+        study = read_study_of(self.runs[0])
+        cards = {label: read_card(self.runs[0] / "distill" / label) for label in self.labels}
+        return {label: card.model if card else study.student.model for label, card in cards.items()}
+
+    def like(self, label: str) -> Trainings:
+        """The students with that student's network: only they can be compared one with another."""
+        same = tuple(other for other in self.labels if self.networks[other] == self.networks[label])
+        return replace(self, labels=same)
 
     def check(self, label: str) -> None:
         """InputError unless that student is there to compare with."""
@@ -72,7 +97,7 @@ class Trainings:
 
     def figures(self, label: str, metric: Metric) -> Values:
         """A figure a run: the mean over sites of each site's mean over its patients and foreground classes."""
-        return np.array([mean_over_sites(list(by_site.values()), metric) for by_site in self.cases[label]])
+        return over_runs(self.cases[label], metric)
 
     def patients(self, label: str) -> Values:
         """Dice of every patient of every run and site, mean over the foreground classes where it is defined."""
@@ -179,6 +204,15 @@ def holm(ps: Sequence[float]) -> list[float]:
         highest = max(highest, ps[i] * (len(ps) - place))
         corrected[i] = min(1.0, highest)
     return corrected
+
+
+def _teachers(runs: Sequence[Path], sites: set[str]) -> dict[str, list[dict[str, list[CaseMetrics]]]]:
+    """What cross.json of all runs has of each teacher, and of all together, at every site."""
+    found = [crossed(run) for run in runs]
+    names = [*sorted(sites), MIXTURE]
+    return {
+        name: [one[name] for one in found] for name in names if all(set(one.get(name, {})) == sites for one in found)
+    }
 
 
 def _check_runs(runs: Sequence[Path]) -> None:

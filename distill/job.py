@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from safetensors.torch import save as pack_tensors
 
 import models
 from distill import schemes
-from distill.answered import open_answers
+from distill.answered import open_rounds
 from distill.batches import TrainingBatches, plain
 from distill.history import History
 from distill.machine import device_of, fabric_of, made_on
@@ -44,6 +44,10 @@ from study.wire import digest
 Ids = NDArray[np.int64]
 
 
+class WaitsError(InputError):
+    """The student is as far as the teachers' answers take it, and no further yet."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What a training is made of, all of it derived from study, run folder, scheme and seed."""
@@ -54,9 +58,15 @@ class Job:
     slices: SliceCache
     train: Ids
     validation: list[CachedCase]
-    answers: StoredAnswers | None
+    rounds: tuple[StoredAnswers, ...]
+    """The answers of each round that has been collected; none for a scheme without teachers."""
     seed: int
     origin: Origin
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Whose answers it learns from."""
+        return self.rounds[0].sites if self.rounds else ()
 
 
 def run_job(
@@ -77,7 +87,8 @@ def run_job(
     A finished student is not trained again, unless answers or slices have changed since. Of several processes, which
     `fabric` joins (the one that the study asks for unless given), the first alone writes.
 
-    Raises: InputError for an unknown scheme, answers that are missing or damaged, slices without any mask where the
+    Raises: WaitsError where it has learned all that was collected, and `answers.rounds` says that more will come;
+    InputError for an unknown scheme, answers that are missing or damaged, slices without any mask where the
     scheme needs one, or a folder that holds a student of other settings.
     """
     schemes.check(scheme)
@@ -132,6 +143,10 @@ def _trained(
     if fabric.is_global_zero:
         Run(folder).event("started", **made)
     outcome = train(study, job, folder, progress, fabric)
+    if not outcome.finished:
+        done, of = len(job.rounds), study.answers.rounds
+        what = f"has learned from round {done} of {of} of the teachers' answers; the next has not been collected yet"
+        raise WaitsError(what, where=folder, fix="collect it, and run the same command again")
     card = card_of(study, job, outcome, label=folder.name, made_on=made)
     if fabric.is_global_zero:
         ship(job, folder)
@@ -152,12 +167,12 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
     parts = lead_split(study, slices)
     train, validation = parts["train"], cases_of(slices, parts["val"])
     learner = new_scheme(study, scheme, seed)
-    answers = None
+    rounds: tuple[StoredAnswers, ...] = ()
     if learner.needs.teachers != "none":
-        answers = open_answers(study, run_folder, slices, train, learner.needs)
+        rounds = open_rounds(study, run_folder, slices, train, learner.needs)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived(seed, "adapt"))
-            learner.adapt(plain(slices, answers, train[:1]))
+            learner.adapt(plain(slices, rounds[0], train[:1]))
     if study.distill.masks is not None:  # only now: who is asked about what depends on the masks there are
         slices = slices.hiding(cases_of(slices, train)[study.distill.masks :])
     if not learner.needs.unlabelled:
@@ -172,10 +187,11 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
         scheme=scheme,
         seed=seed,
         slices=digest({"train": train, "val": parts["val"], "keys": np.array([case.key for case in slices.cases])}),
-        answers=answers.checksums if answers else {},
+        answers=rounds[0].checksums if rounds else {},
+        later=[answers.checksums for answers in rounds[1:]],
         device=device_of(study.distill),
     )
-    return Job(scheme, learner, slices, train, validation, answers, seed, origin)
+    return Job(scheme, learner, slices, train, validation, rounds, seed, origin)
 
 
 def cases_of(slices: SliceCache, ids: Ids) -> list[CachedCase]:
@@ -209,17 +225,24 @@ def train_plan(plan: Distill, seed: int, identity: str) -> TrainPlan:
 def train(
     study: Study, job: Job, folder: Path, progress: Callable[[Progress], None] | None, fabric: Fabric | None = None
 ) -> Outcome:
-    """Train from where the folder's checkpoint stands to the end; the scheme then has its best weights, on the CPU."""
+    """Train from where the folder's checkpoint stands to the end, each round of answers for its share of the steps.
+
+    The scheme then has its best weights so far, on the CPU. Where rounds are missing, it ends before their steps.
+    """
     plan, student = study.distill, job.scheme.student
     share = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
-    batches = TrainingBatches(
-        job.slices, job.train, job.answers, job.seed, plan.batch, plan.labelled_share, study.augment, share,
+    whole = TrainingBatches(
+        job.slices, job.train, None, job.seed, plan.batch, plan.labelled_share, study.augment, share,
         views=study.answers.views, views_seed=study.seed,
     )  # fmt: skip
     training = train_plan(plan, job.seed, job.origin.digest())
     history = History(folder, training.lr, progress)
     validate = partial(case_dice, student, job.slices, job.validation, study.classes) if job.validation else None
-    outcome = fit(job.scheme, batches, training, folder, validate=validate, progress=history, fabric=fabric)
+    teach = partial(fit, job.scheme, plan=training, folder=folder, validate=validate, progress=history, fabric=fabric)
+    if not job.rounds:
+        outcome = teach(whole)
+    for number, answers in enumerate(job.rounds):
+        outcome = teach(replace(whole, teachers=answers), until=study.steps_of(number))
     job.scheme.load_state_dict(load_best(folder))
     job.scheme.cpu().eval()
     return outcome
@@ -227,8 +250,8 @@ def train(
 
 def ship(job: Job, folder: Path) -> None:
     """The student's weights alone, and how its teachers were heard."""
-    if job.answers is not None:
-        write_text(folder / "weights.json", json.dumps(heard(job, job.answers)))
+    if job.rounds:
+        write_text(folder / "weights.json", json.dumps(heard(job, job.rounds[-1])))
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in job.scheme.student.state_dict().items()}
     write_bytes(folder / WEIGHTS, pack_tensors(weights))
 
@@ -263,6 +286,6 @@ def card_of(study: Study, job: Job, outcome: Outcome, *, label: str, made_on: di
         history=[Check(step=v.step, dice=v.dice, terms=v.terms) for v in outcome.history],
         seconds=sum(v.seconds for v in outcome.history),
         weights_hash=weights_hash(student.state_dict()),
-        teachers=list(job.answers.sites) if job.answers else [],
+        teachers=list(job.sites),
         made_on=made_on,
     )

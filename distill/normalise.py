@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from math import ceil, prod
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from imaging.preprocess import Preprocess
 
 
-class Normalise(nn.Module):
+class Normalise(nn.Module, ABC):
     """Intensities (N, 1, H, W) float32 of one whole scan, NaN beyond it -> what `Sampled.normalised` gives, as float32.
 
     Statistics are taken in float64, everything else in float32, and the result is rounded to float16, all as there.
@@ -23,9 +24,9 @@ class Normalise(nn.Module):
         scaled = (clipped - centre.float()) / scale.float()
         return torch.where(inside, scaled, ((low - centre) / scale).float()).half().float()
 
+    @abstractmethod
     def scaling(self, intensities: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Both ends to clip at, centre and scale, float64 scalars."""
-        raise NotImplementedError
 
 
 class Window(Normalise):

@@ -25,19 +25,28 @@ class Origin(BaseModel):
     slices: str
     """Digest of the training and validation slices."""
     answers: dict[str, dict[str, str]]
-    """Site -> shard -> checksum."""
+    """Site -> shard -> checksum, of the first round."""
+    later: list[dict[str, dict[str, str]]] = []
+    """The same of every further round that has been collected; more may come while the student is trained."""
     device: str = "cpu"
     """`cpu` or `cuda`."""
 
     def settle(self, folder: Path) -> None:
-        """Make `folder` this training's. One of the same settings from other slices or answers is thrown away.
+        """Make `folder` this training's. One of the same settings from other slices or answers is thrown away; one
+        whose answers are the same as far as they went goes on.
 
         Raises: InputError when the folder holds a training of other settings.
         """
         former = read_origin(folder)
         if former == self:
             return
-        if former is not None:
+        begun = former is not None and former == self.model_copy(update={"later": self.later[: len(former.later)]})
+        if former is not None and self == former.model_copy(update={"later": former.later[: len(self.later)]}):
+            what = (
+                f"has learned from {len(former.later) + 1} rounds of answers, and {len(self.later) + 1} are there whole"
+            )
+            raise InputError(what, where=folder, fix="go on collecting the others first")
+        if former is not None and not begun:
             settings = {"study_hash", "scheme", "seed", "device"}
             if former.model_dump(include=settings) != self.model_dump(include=settings):
                 fix = f"choose another `--label`, or remove {folder}"
@@ -49,8 +58,8 @@ class Origin(BaseModel):
         write_text(folder / ORIGIN, self.model_dump_json(indent=1) + "\n")
 
     def digest(self) -> str:
-        """All of it as text that does not depend on the order of keys."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """What a training begins with, as text that does not depend on the order of keys."""
+        return json.dumps(self.model_dump(mode="json", exclude={"later"}), sort_keys=True)
 
 
 def read_origin(folder: Path) -> Origin | None:

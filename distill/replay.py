@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from lightning_fabric import Fabric
@@ -94,11 +95,13 @@ def _origins(then: Origin | None, now: Origin) -> list[str]:
         found.append(f"device: {then.device} → {now.device}")
     if then.slices != now.slices:
         found.append("data: the student's slices, or which of them are for training")
-    for site in sorted(then.answers.keys() | now.answers.keys()):
-        before, after = then.answers.get(site, {}), now.answers.get(site, {})
-        shards = [shard for shard in sorted(before.keys() | after.keys()) if before.get(shard) != after.get(shard)]
-        if shards:
-            found.append(f"data: answers of {site}: {', '.join(shards)}")
+    none: dict[str, dict[str, str]] = {}
+    for former, latter in zip_longest([then.answers, *then.later], [now.answers, *now.later], fillvalue=none):
+        for site in sorted(former.keys() | latter.keys()):
+            before, after = former.get(site, {}), latter.get(site, {})
+            shards = [shard for shard in sorted(before.keys() | after.keys()) if before.get(shard) != after.get(shard)]
+            if shards:
+                found.append(f"data: answers of {site}: {', '.join(shards)}")
     return found
 
 

@@ -20,7 +20,7 @@ from imaging.atomic import write_text
 from imaging.errors import InputError
 from study.averaging_table import LOCAL
 from study.plan import PhantomSource, Study
-from study.run import events, left_out, read_study_of
+from study.run import MIXTURE, events, left_out, read_study_of
 from study.student import read_card
 from study.wire import Card, CaseMetrics, EvaluateReply, Header, Metric
 
@@ -71,7 +71,7 @@ def _content(run: Path, study: Study) -> dict[str, Any]:
         "phantoms": phantoms_of(study),
         "warnings": [*_warnings(run), *_student_warnings(run, study.distill.scheme, cases)],
         "students": [Row(s, _across(cases[s], sites), s == study.distill.scheme) for s in schemes],
-        "students_figure": figures.dots(_dice(cases), ylabel="Dice", title="Every test case") if schemes else "",
+        "students_figure": figures.dots(_dice(cases), xlabel="Dice", title="Every test case") if schemes else "",
         "by_class": [{"name": s, "cells": class_means(cases[s].values(), study.task.classes[1:])} for s in schemes],
         "tested": {site: max((len(c.get(site, [])) for c in cases.values()), default=0) for site in sites},
         "cross": _cross(run, sites),
@@ -122,10 +122,10 @@ def _cards(run: Path) -> list[Card]:
 
 
 def _cross(run: Path, sites: Sequence[str]) -> list[Row]:
-    """Rows: teachers, then students of one site alone; columns: at a site. Empty unless the simulation measured it."""
+    """Rows: teachers, all together, then students of one site alone. Empty unless the simulation measured it."""
     table = crossed(run)
-    names = [*sites, *(f"{LOCAL}-{site}" for site in sites if f"{LOCAL}-{site}" in table)]
-    return [Row(name, [cell(table.get(name, {}).get(site, [])) for site in sites]) for name in names] if table else []
+    others = [name for name in (MIXTURE, *(f"{LOCAL}-{site}" for site in sites)) if name in table]
+    return [Row(name, _across(table.get(name, {}), sites)) for name in (*sites, *others)] if table else []
 
 
 def crossed(run: Path) -> dict[str, dict[str, list[CaseMetrics]]]:
@@ -138,26 +138,31 @@ def crossed(run: Path) -> dict[str, dict[str, list[CaseMetrics]]]:
 
 
 def _curves(run: Path, cards: Sequence[Card], schemes: Sequence[str]) -> list[str]:
-    """Validation Dice of teachers by epoch; loss and validation Dice of students by step."""
+    """Validation Dice of teachers by epoch; loss on masks and validation Dice of students by step."""
     teachers = [
         (card.site, [e.epoch for e in card.history], [e.dice for e in card.history]) for card in cards if card.history
     ]
     losses, dices = [], []
     for scheme in schemes:
         log = events(run / "distill" / scheme)
-        steps = [(e["step"], sum(e["terms"].values())) for e in log if e["kind"] == "step"]
+        steps = [(e["step"], _on_masks(e["terms"])) for e in log if e["kind"] == "step"]
         checks = [(e["step"], e["dice"]) for e in log if e["kind"] == "validation" and e["dice"] is not None]
         losses.append((scheme, *_smooth(steps)))
         dices.append((scheme, [s for s, _ in checks], [d for _, d in checks]))
     drawn = [figures.curves(teachers, xlabel="epoch", ylabel="validation Dice", title="Teachers at home")]
     drawn.append(
-        figures.curves([d for d in losses if d[1]], xlabel="step", ylabel="loss", title="Students: training loss")
+        figures.curves([d for d in losses if d[1]], xlabel="step", ylabel="loss on masks", title="Students in training")
     )
     if any(d[1] for d in dices):
         drawn.append(
             figures.curves([d for d in dices if d[1]], xlabel="step", ylabel="validation Dice", title="Students")
         )
     return drawn
+
+
+def _on_masks(terms: dict[str, float]) -> float:
+    """What all schemes share; what they learn from teachers is of another size in each."""
+    return sum(terms.get(name, 0.0) for name in ("dice", "lovasz", "ce"))
 
 
 def _smooth(points: Sequence[tuple[int, float]], *, bins: int = 60) -> tuple[list[float], list[float]]:
@@ -171,7 +176,7 @@ def _smooth(points: Sequence[tuple[int, float]], *, bins: int = 60) -> tuple[lis
 
 
 def _weights(run: Path, schemes: Sequence[str]) -> list[str]:
-    """A histogram of the teachers' weights a slice for every scheme that recorded some."""
+    """A histogram of the teachers' weights a slice for every scheme that weighs them slice by slice."""
     drawn = []
     for scheme in schemes:
         path = run / "distill" / scheme / "weights.json"
@@ -179,7 +184,8 @@ def _weights(run: Path, schemes: Sequence[str]) -> list[str]:
             found = _json(path)
             values = np.array(found["weights"], dtype=float).reshape(-1, len(found["sites"]))
             groups = {site: values[:, column] for column, site in enumerate(found["sites"])}
-            drawn.append(figures.histogram(groups, xlabel="weight", title=scheme))
+            if values.std(axis=0).max(initial=0.0) > 1e-6:
+                drawn.append(figures.histogram(groups, xlabel="weight", title=scheme))
     return drawn
 
 

@@ -17,6 +17,8 @@ INK = "#010203"
 """Drawn in this colour, replaced by the page's own text colour in the SVG."""
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 """Paul Tol's bright scheme: told apart by colour-blind readers, and visible on both backgrounds."""
+DASHES = ("-", "--", ":", "-.")
+"""Where there are more lines than colours."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "preceptor",
@@ -42,11 +44,14 @@ def curves(lines: Sequence[Curve], *, xlabel: str, ylabel: str, title: str) -> s
     """Lines over a common axis, as SVG."""
     with mpl.rc_context(STYLE):
         figure, axes = _figure(5.2, 3.0)
-        for (name, x, y), colour in zip(lines, _cycle(len(lines)), strict=True):
-            axes.plot(x, y, label=name, color=colour, linewidth=1.6, marker="." if len(x) < 30 else None)
+        for place, ((name, x, y), colour) in enumerate(zip(lines, _cycle(len(lines)), strict=True)):
+            dashes, marker = DASHES[place // len(COLOURS) % len(DASHES)], "." if len(x) < 30 else None
+            axes.plot(x, y, label=name, color=colour, linewidth=1.6, linestyle=dashes, marker=marker)
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
         axes.grid(alpha=0.2)
-        if lines:
+        if len(lines) > len(COLOURS):
+            figure.legend(fontsize=8, loc="outside right center")
+        elif lines:
             axes.legend(fontsize=8)
         return _svg(figure)
 
@@ -65,25 +70,25 @@ def histogram(groups: dict[str, NDArray[np.float64]], *, xlabel: str, title: str
         return _svg(figure)
 
 
-def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, ylabel: str, title: str) -> str:
-    """Every case as a dot: a column of the axis a site, a colour a scheme, a bar at the mean. As SVG."""
+def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: str, title: str) -> str:
+    """Every case as a dot: a field a site, a line a scheme, a bar at the mean. As SVG."""
     with mpl.rc_context(STYLE):
         sites = list(dict.fromkeys(site for by_site in groups.values() for site in by_site))
-        figure, axes = _figure(max(5.2, 1.6 * len(sites)), 3.2)
-        width = 0.8 / max(1, len(groups))
-        for position, ((name, by_site), colour) in enumerate(zip(groups.items(), _cycle(len(groups)), strict=True)):
-            for column, site in enumerate(sites):
+        columns = max(1, len(sites))
+        figure = Figure(figsize=(max(5.2, 1.4 + 2.2 * columns), 1.1 + 0.28 * len(groups)), layout="constrained")
+        fields = figure.subplots(1, columns, sharex=True, sharey=True, squeeze=False)[0]
+        for site, axes in zip(sites, fields, strict=True):
+            for place, ((_, by_site), colour) in enumerate(zip(groups.items(), _cycle(len(groups)), strict=True)):
                 values = np.asarray(by_site.get(site, ()), dtype=float)
-                x = column + (position - (len(groups) - 1) / 2) * width
-                spread = np.linspace(-0.25, 0.25, len(values)) * width if len(values) > 1 else np.zeros(len(values))
-                axes.plot(x + spread, values, ".", color=colour, alpha=0.6, label=name if column == 0 else None)
+                spread = np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else np.zeros(len(values))
+                axes.plot(values, place + spread, ".", color=colour, alpha=0.6)
                 if len(values):
-                    axes.hlines(values.mean(), x - 0.4 * width, x + 0.4 * width, color=colour, linewidth=2)
-        axes.set(ylabel=ylabel, title=title)
-        axes.set_xticks(range(len(sites)), sites)
-        axes.grid(axis="y", alpha=0.2)
-        if groups:
-            axes.legend(fontsize=8, ncols=len(groups), loc="upper center", bbox_to_anchor=(0.5, -0.12))
+                    axes.vlines(values.mean(), place - 0.35, place + 0.35, color=colour, linewidth=2)
+            axes.set(xlabel=xlabel, title=site)
+            axes.grid(axis="x", alpha=0.2)
+        fields[0].set_yticks(range(len(groups)), list(groups))
+        fields[0].invert_yaxis()
+        figure.suptitle(title)
         return _svg(figure)
 
 

@@ -41,6 +41,10 @@ class StoredAnswers:
             for site, contents in unpacked.items()
         }
 
+    def renewed(self, unpacked: Mapping[str, Mapping[str, Unpacked]]) -> StoredAnswers:
+        """The same teachers, some of whom have answered anew."""
+        return StoredAnswers({site: unpacked.get(site, former) for site, former in self._unpacked.items()})
+
     def answers(self, ids: Ids) -> TeacherBatch:
         """See `Teachers`; a teacher has answered a slice where all its contents are there."""
         told, answered = [], []

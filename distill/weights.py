@@ -70,6 +70,8 @@ def teacher_losses(probs: Tensor, mask: Tensor, labelled: Tensor, answered: Tens
     A slice without a mask is judged by how far each teacher is from the mixture of all. Departs: the paper has a mask
     for every slice.
     """
+    if labelled.all():  # no copies of parts then
+        return dice_loss(probs, mask[:, None])
     losses = probs.new_zeros(answered.shape)
     losses[labelled] = dice_loss(probs[labelled], mask[labelled][:, None])
     losses[~labelled] = dissent(probs[~labelled], answered[~labelled])

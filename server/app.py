@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from flwr.app import Context
@@ -21,7 +22,12 @@ from server.train import Training
 from study.plan import Study
 from study.run import Run
 
-PHASES = {phase.name: phase for phase in (Training, Collection, Averaging, Evaluation)}
+PHASES: dict[str, Callable[[Study, Run, int], Training | Collection | Averaging | Evaluation]] = {
+    Training.name: Training,
+    Collection.name: Collection,
+    Averaging.name: lambda study, run, _: Averaging(study, run),
+    Evaluation.name: lambda study, run, _: Evaluation(study, run),
+}
 
 app = ServerApp()
 
@@ -31,12 +37,14 @@ def main(grid: Grid, context: Context) -> None:
     """Run the phase that the run config names, for the run directory that it names."""
     folder, phase = Path(str(context.run_config["run"])), str(context.run_config["phase"])
     run = Run(folder)
-    study = run.study
-    conduct(phase, study, run, FlowerLine(grid, ttl_s=2 * study.federation.patience_s))
+    study, number = run.study, int(context.run_config["round"])
+    conduct(phase, study, run, FlowerLine(grid, ttl_s=2 * study.federation.patience_s), number)
 
 
-def conduct(name: str, study: Study, run: Run, line: Line) -> None:
+def conduct(name: str, study: Study, run: Run, line: Line, number: int = -1) -> None:
     """One phase to its end; how it ended stands in the run's events too, for whoever started it and waits.
+
+    `number` is the round that the teachers train for or are asked in, from 0; it must be told where there are several.
 
     Raises: InputError when too few sites are left or have what the phase needs.
     """
@@ -44,7 +52,7 @@ def conduct(name: str, study: Study, run: Run, line: Line) -> None:
     run.event("phase-started", phase=name)
     fault: dict[str, str | None] | None = None
     try:
-        _conduct(name, study, run, line)
+        _conduct(name, study, run, line, round_of(study, number))
     except InputError as error:
         fault = {"cause": error.what, "where": str(error.where or "") or None, "remedy": error.fix}
         raise
@@ -58,12 +66,23 @@ def conduct(name: str, study: Study, run: Run, line: Line) -> None:
         run.event("phase-ended", phase=name, seconds=round(time.monotonic() - started, 2), fault=fault)
 
 
-def _conduct(name: str, study: Study, run: Run, line: Line) -> None:
+def _conduct(name: str, study: Study, run: Run, line: Line, number: int) -> None:
     if name not in PHASES:
         raise InputError(f"no phase is called `{name}`", where="run config", fix=f"choose one of {', '.join(PHASES)}")
-    phase, plan = PHASES[name](study, run), study.federation
-    roster = Roster(run, name, phase.sites, min_sites=plan.min_sites, settled=phase.settled)
+    phase, plan = PHASES[name](study, run, number), study.federation
+    roster = Roster(run, name, phase.sites, number=number, min_sites=plan.min_sites, settled=phase.settled)
     roster.gather(line, patience_s=plan.patience_s)
     traffic = Traffic(run.folder / "traffic.json")
     for part in phase.rounds() if isinstance(phase, Averaging) else (phase,):
         Exchange(part, roster, line, traffic, plan).complete()
+
+
+def round_of(study: Study, number: int) -> int:
+    """The round that is meant by `number`; InputError where the study has none such, or none was told of several."""
+    rounds = study.answers.rounds
+    if number == -1 and rounds == 1:
+        return 0
+    if not 0 <= number < rounds:
+        fix = f"add `round=0` to `round={rounds - 1}` to the run config, one after the other"
+        raise InputError(f"the study asks in {rounds} rounds, and round {number} is none of them", fix=fix)
+    return number

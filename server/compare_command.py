@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,6 +28,16 @@ def compare_command(
         list[str] | None,
         typer.Option(metavar="SITE", help="Also the study's scheme without that site's teacher; again for more."),
     ] = None,
+    each_teacher: Annotated[
+        bool, typer.Option("--each-teacher", help="Also a student of each teacher alone (AMTKD, Table 3).")
+    ] = False,
+    networks: Annotated[
+        str,
+        typer.Option(
+            help="Also these light networks, with commas between them: for the reference, the study's scheme and each "
+            "teacher's student (AMTKD, Tables 3 and 4)."
+        ),
+    ] = "",
     seeds: Annotated[int, typer.Option(min=1, max=100, help="How many: 0, 1, 2, …")] = 3,
     reference: Annotated[str, typer.Option(help="What the others are compared with.")] = "supervised",
     out: Annotated[
@@ -40,6 +50,9 @@ def compare_command(
     runs/compare-prostate: figures with their spread, differences paired by patient with their 95 % intervals, and how
     firm the ranking is.
 
+    `preceptor compare studies/prostate.toml --each-teacher --networks enet,mobilenetv2` adds the same students by
+    other networks, and those of one teacher each.
+
     Hours of work: Ctrl-C stops everything, the same command goes on from there, and more seeds or schemes add to it.
     """
     from rich.console import Console
@@ -51,10 +64,9 @@ def compare_command(
     known = list(context.obj["schemes"])
     base = read_study(study)
     everything = [*known, *base.distill.variants]
-    chosen = everything if schemes == "all" else [name.strip() for name in schemes.split(",") if name.strip()]
-    plan = with_students(
-        base, list(dict.fromkeys([reference, *(chosen or base.distill.students)])), without or [], study
-    )
+    chosen = list(dict.fromkeys([reference, *(everything if schemes == "all" else _names(schemes))]))
+    more = variants(base, reference, without=without or [], each_teacher=each_teacher, networks=_names(networks))
+    plan = with_students(base, chosen if schemes else [reference, *base.distill.students], more, study)
     check_rooms(plan, schemes=known, phantoms=PROFILES)
     plan = with_contents(plan, study)
     check_networks(study)
@@ -67,22 +79,55 @@ def compare_command(
     typer.echo(by_itself("tables", *map(str, runs), "--reference", reference, "--out", str(folder)))
 
 
-def with_students(study: Study, names: list[str], without: list[str], file: Path) -> Study:
-    """The study with exactly these students, schemes and variants, and its scheme without each of these sites.
+def _names(listed: str) -> list[str]:
+    return [name.strip() for name in listed.split(",") if name.strip()]
+
+
+def variants(
+    study: Study, reference: str, *, without: list[str], each_teacher: bool, networks: list[str]
+) -> dict[str, dict[str, Any]]:
+    """Students beside the study's own, by name, as `[distill.variants]` would tell of them."""
+    plan = study.distill
+    found: dict[str, dict[str, Any]] = {
+        f"without-{site}": {"scheme": plan.scheme, "without": [*plan.without, site]} for site in without
+    }
+    alone = {f"only-{site.name}": {"scheme": "mono-teacher", "mono_teacher": site.name} for site in study.sites}
+    found |= alone if each_teacher else {}
+    rows = {name: _row(study, name) for name in (reference, plan.scheme)}
+    rows |= alone if each_teacher else {}
+    others = [network for network in networks if network != study.student.model]
+    return found | {
+        f"{name}-{network}": {**row, "network": network} for network in others for name, row in rows.items()
+    }
+
+
+def with_students(study: Study, names: list[str], more: dict[str, dict[str, Any]], file: Path) -> Study:
+    """The study with exactly these students: schemes and variants of its own by name, and more variants.
 
     Raises: InputError where a variant cannot be, such as one without a site that nobody knows.
     """
+    from imaging.errors import InputError
     from study.plan import checked
 
     plan = study.distill
-    variants = {name: {"scheme": plan.scheme, **plan.variants[name]} for name in names if name in plan.variants}
-    variants |= {f"without-{site}": {"scheme": plan.scheme, "without": [*plan.without, site]} for site in without}
-    schemes = [name for name in names if name not in variants]
+    mine = {name: _row(study, name) for name in names if name in plan.variants}
+    if clash := sorted(mine.keys() & more.keys()):
+        fix = "give that variant another name"
+        raise InputError(
+            f"`distill.variants.{clash[0]}` has the name of a student that is asked for", where=file, fix=fix
+        )
+    schemes = list(dict.fromkeys(name for name in names if name not in mine))
     ships = plan.scheme if plan.scheme in schemes or not schemes else schemes[-1]
     rest = [name for name in schemes if name != ships]
-    students = {"scheme": ships, "compare": rest, "variants": variants}
+    students = {"scheme": ships, "compare": rest, "variants": mine | more}
     content = study.model_dump(mode="json")
     return checked({**content, "distill": {**content["distill"], **students}}, file)
+
+
+def _row(study: Study, name: str) -> dict[str, Any]:
+    """A scheme, or a variant of the study's, as `[distill.variants]` would tell of it."""
+    plan = study.distill
+    return {"scheme": plan.scheme, **plan.variants[name]} if name in plan.variants else {"scheme": name}
 
 
 def with_contents(study: Study, file: Path) -> Study:

@@ -138,9 +138,9 @@ class Coordinator:
             f"registering {hospital.site}", "supernode", "register", str(key), CONNECTION, "--name", hospital.site
         )
 
-    def run(self, phase: str, run: Path) -> Command:
-        """Start a phase as a Flower run; prints its number as JSON."""
-        config = f"phase={quoted(phase)} run={quoted(str(run))}"
+    def run(self, phase: str, run: Path, number: int = -1) -> Command:
+        """Start a phase (and round of answers) as a Flower run; prints its number as JSON."""
+        config = f"phase={quoted(phase)} run={quoted(str(run))} round={number}"
         return self._control(
             f"starting {phase}", "run", str(self.app), CONNECTION, "--run-config", config, "--format", "json"
         )
@@ -206,7 +206,7 @@ def assemble(app: Path) -> None:
     flower = {
         "publisher": "preceptor",
         "components": {"serverapp": "server.app:app", "clientapp": "client.app:app"},
-        "config": {"phase": "train", "run": ""},
+        "config": {"phase": "train", "run": "", "round": -1},
     }
     project = {"name": "preceptor", "version": "1.0.0", "license": "Apache-2.0"}
     write_text(app / "pyproject.toml", tomli_w.dumps({"project": project, "tool": {"flwr": {"app": flower}}}))

@@ -17,13 +17,16 @@ from server.roster import Roster
 from server.traffic import Traffic
 from study.plan import Federation
 from study.store import UnreadableError
-from study.wire import AwayError
+from study.wire import AwayError, LacksError
 
 POLL_S = 0.2
 AGAIN_S = 3.0
 """Pause before a message that failed, or met nobody, is sent again."""
 TRIES = 3
 """Bad replies to one message before its site is left out."""
+LACKS = 6
+"""Replies to one message that what it only names is lacking, before they count as bad: each copy that waited unread may
+bring one."""
 ASK_ENGINEER = "the site's engineer finds more in the site's service.log"
 
 
@@ -65,6 +68,7 @@ class Pending:
     due: float
     tickets: set[str] = field(default_factory=set)
     bad: int = 0
+    lacked: int = 0
 
 
 class Exchange:
@@ -120,6 +124,9 @@ class Exchange:
         self._hear(pending.site)
         if fault is None:
             self.pending.remove(pending)
+        elif isinstance(fault, LacksError) and pending.lacked < LACKS:  # the phase knows now, and packs it whole
+            pending.lacked += 1
+            pending.due = self.roster.clock()
         else:
             self._reject(pending, fault)
 

@@ -61,12 +61,12 @@ class Federation:
         self._until(lambda: all(_answers(socket.AF_UNIX, str(hospital.socket)) for hospital in self.hospitals))
         self.run.event("federation-started", seconds=round(time.monotonic() - started, 2))
 
-    def conduct(self, phase: str) -> None:
-        """One phase as one Flower run, to its end; InputError in the coordinator's words when it fails."""
+    def conduct(self, phase: str, number: int = -1) -> None:
+        """One phase (and round) as one Flower run, to its end; InputError in the coordinator's words when it fails."""
         log = Tail(self.run.folder / EVENTS)
         log.read()
-        (printed,) = self.processes.complete([self.coordinator.run(phase, self.run.folder)], tick=self.tick)
-        number = json_in(printed)["run-id"]
+        (printed,) = self.processes.complete([self.coordinator.run(phase, self.run.folder, number)], tick=self.tick)
+        run_id = json_in(printed)["run-id"]
         asked, dead = time.monotonic(), None
         while not (ends := [e for e in log.read() if e["kind"] == "phase-ended" and e["phase"] == phase]):
             if dead:  # and no end of its own among the last events either
@@ -74,13 +74,13 @@ class Federation:
             self.tick()
             self.processes.check()
             if time.monotonic() - asked > ASK_S:
-                dead, asked = self._dead(phase, number), time.monotonic()
+                dead, asked = self._dead(phase, run_id), time.monotonic()
         if fault := ends[-1]["fault"]:
             raise InputError(fault["cause"], where=fault.get("where"), fix=fault.get("remedy"))
 
-    def _dead(self, phase: str, number: str) -> InputError | None:
+    def _dead(self, phase: str, run_id: str) -> InputError | None:
         """Why the ServerApp ended without saying how (killed, out of memory); None while it runs."""
-        (printed,) = self.processes.complete([self.coordinator.status(number)], tick=self.tick)
+        (printed,) = self.processes.complete([self.coordinator.status(run_id)], tick=self.tick)
         (row,) = json_in(printed)["runs"]
         if not row["status"].startswith("finished"):
             return None

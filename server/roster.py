@@ -26,11 +26,13 @@ class Roster:
         phase: str,
         sites: Sequence[str],
         *,
+        number: int = 0,
         min_sites: int,
         settled: int = 0,
         clock: Clock = time.monotonic,
     ) -> None:
         self.run, self.phase, self.min_sites, self.settled, self.clock = run, phase, min_sites, settled, clock
+        self.number = number
         now = clock()
         self.heard = dict.fromkeys(sites, now)
 
@@ -68,7 +70,8 @@ class Roster:
     def leave_out(self, site: str, cause: str, remedy: str) -> None:
         """Go on without a site; InputError when too few are left."""
         del self.heard[site]
-        self.run.event("site-left-out", phase=self.phase, site=site, cause=cause, remedy=remedy)
+        where = {"phase": self.phase, "round": self.number}
+        self.run.event("site-left-out", **where, site=site, cause=cause, remedy=remedy)
         left = len(self.heard) + self.settled
         if left < self.min_sites:
             what = f"{cause}; without it {left} sites are left, `federation.min_sites` asks for {self.min_sites}"

@@ -24,7 +24,8 @@ class SiteScene:
     epoch: int = 0
     finished: bool = False
     dice: float | None = None
-    shards: set[int] = field(default_factory=set)
+    shards: set[tuple[int, int]] = field(default_factory=set)
+    """Round and number."""
     labels: set[str] = field(default_factory=set)
     left_out: bool = False
 
@@ -55,11 +56,12 @@ class Scene:
             self._hear_site(event, self.sites[event["site"]])
         match event["kind"]:
             case "phase-started":
+                self.done = [part for part in self.done if part != event["phase"]]  # of an earlier round
                 self._begin(event["phase"])
             case "phase-ended" if not event.get("fault"):
                 self.done.append(event["phase"])
             case "asking":
-                self.shards = event["shards"]
+                self.shards = event["shards"] * self.study.answers.rounds
             case "round-ended":
                 self.rounds[event["label"]] = event["round"]
             case "step" | "validation":
@@ -119,6 +121,6 @@ class Scene:
             case "taught":
                 site.epoch, site.finished, site.dice = event["epoch"], event["finished"], event["dice"]
             case "collected":
-                site.shards.add(event["shard"])
+                site.shards.add((event.get("round", 0), event["shard"]))
             case "evaluated":
                 site.labels.add(event["label"])

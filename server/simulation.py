@@ -22,7 +22,7 @@ from server.train import Training
 from server.watch import Watch
 from server.words import PARTS
 from study.averaging_table import LOCAL, POOLED
-from study.cards import card_path, finished
+from study.cards import card_path, finished, trained, trained_on
 from study.cohorts import lead_slices, open_store, shards
 from study.plan import FolderSource, Study
 from study.run import Run, create_or_resume, differing
@@ -65,8 +65,22 @@ class Simulation:
 
     def play(self, until: str) -> None:
         names = list(PARTS)
-        for part in names[: names.index(until) + 1]:
+        parts = names[: names.index(until) + 1]
+        for part in parts[: names.index("train")]:
             getattr(self, part)()
+        for number in self._rounds(until):
+            for part in parts[names.index("train") : names.index("distill") + 1]:
+                getattr(self, part)(number)
+        for part in parts[names.index("distill") + 1 :]:
+            getattr(self, part)()
+
+    def _rounds(self, until: str) -> list[int]:
+        """The rounds of answers to be played: a teacher cannot be asked any more as it was before it trained on."""
+        there = [number for number in range(self.study.answers.rounds) if not self._over(number)]
+        return there[:1] if until in ("train", "collect") else there
+
+    def _over(self, number: int) -> bool:
+        return any(trained_on(self.study, self.run.folder, site.name, number) for site in self.study.sites)
 
     def scans(self) -> None:
         """Phantoms are written, and whatever is wrong with anybody's scans is said before hours of training."""
@@ -83,15 +97,16 @@ class Simulation:
         cohort.mark()
         self.run.event("cohort-written", owner=cohort.owner, profile=cohort.source.phantom, cases=cohort.source.cases)
 
-    def train(self) -> None:
-        if Training(self.study, self.run).sites:
-            self.federation.conduct("train")
+    def train(self, number: int) -> None:
+        if Training(self.study, self.run, number).sites:
+            self.federation.conduct("train", number)
 
-    def collect(self) -> None:
-        if self._answers_missing():
-            self.federation.conduct("collect")
+    def collect(self, number: int) -> None:
+        if self._answers_missing(number):
+            self.federation.conduct("collect", number)
 
-    def distill(self) -> None:
+    def distill(self, number: int) -> None:
+        """The students as far as the answers of that round take them."""
         students = [*self.study.distill.students, *self._pooled()]
         if others := {label: keys for label in students if (keys := self._otherwise(label))}:
             folders = " and ".join(str(self.run.folder / "distill" / label) for label in others)
@@ -102,14 +117,18 @@ class Simulation:
             at_once = max(1, cores() // self.study.distill.threads)
             with self._timed("distill"):
                 self.processes.complete([self._job(label) for label in missing], tick=self.screen.tick, at_once=at_once)
+        last = number == self.study.answers.rounds - 1
+        if waiting := [label for label in students if last and not self._distilled(label)]:
+            log = self._log(f"distill-{waiting[0]}")
+            raise InputError(f"{waiting[0]} was not trained to its end", where=log, fix="see what its log says last")
 
     def average(self) -> None:
         if Averaging(self.study, self.run).labels:
-            self.federation.conduct("average")
+            self.federation.conduct("average", self.study.answers.rounds - 1)
 
     def evaluate(self) -> None:
         if Evaluation(self.study, self.run).sites:
-            self.federation.conduct("evaluate")
+            self.federation.conduct("evaluate", self.study.answers.rounds - 1)
 
     def cross(self) -> None:
         """Every teacher, and every student of one site alone, at every site: a simulation can read all of them."""
@@ -147,10 +166,12 @@ class Simulation:
         ends = [e for e in self.run.events("averaged") if e["label"] == LOCAL and e["round"] == rounds]
         return sorted({event["site"] for event in ends}) if self.study.averaging.local else []
 
-    def _answers_missing(self) -> bool:
-        """Whether a finished teacher has shards to answer."""
-        store, asked = open_store(self.study, self.run.folder, self.slices), len(shards(self.study, self.slices))
-        return any(store.missing(site, asked, self.study.answers.contents) for site in self._teachers())
+    def _answers_missing(self, number: int) -> bool:
+        """Whether a teacher who can be asked has shards to answer."""
+        store = open_store(self.study, self.run.folder, self.slices, number)
+        asked, names = len(shards(self.study, self.slices)), [site.name for site in self.study.sites]
+        able = [site for site in names if trained(self.study, self.run.folder, site, number)]
+        return any(store.missing(site, asked, self.study.answers.contents) for site in able)
 
     def _distilled(self, label: str) -> bool:
         """Whether the student is there, and no answer came after it."""

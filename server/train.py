@@ -7,7 +7,7 @@ from functools import partial
 
 from imaging.errors import InputError
 from server.exchange import Ask
-from study.cards import finished, read_card, write_card
+from study.cards import finished, read_card, trained, write_card
 from study.cohorts import assignment
 from study.plan import Study
 from study.run import Run
@@ -15,7 +15,8 @@ from study.wire import Card, TeachRequest, pack, unpack
 
 
 class Training:
-    """Asks for epochs 1 to k, k+1 to 2k, … of `teacher.round_epochs` k until a site's card says that it has finished.
+    """Asks for epochs 1 to k, k+1 to 2k, … of `teacher.round_epochs` k until a site's card says that it has finished,
+    or has trained for as long as round `number` of answers wants it to.
 
     No site waits for another. The next round is under way while one is trained (`window` 2), because a node that finds
     no message sleeps for 3 s (Flower 1.41); a round asked of a teacher who has finished costs nothing.
@@ -24,17 +25,17 @@ class Training:
     name = "train"
     window = 2
 
-    def __init__(self, study: Study, run: Run) -> None:
-        self.study, self.run = study, run
-        self.sites = [site.name for site in study.sites if not finished(run.folder, site.name)]
+    def __init__(self, study: Study, run: Run, number: int) -> None:
+        self.study, self.run, self.number = study, run, number
+        self.sites = [site.name for site in study.sites if not trained(study, run.folder, site.name, number)]
         self.settled = len(study.sites) - len(self.sites)
 
     def asks(self, site: str) -> Iterator[Ask]:
-        plan = self.study.teacher_of(site)
+        plan, target = self.study.teacher_of(site), self.study.epochs_of(site, self.number)
         card = read_card(self.run.folder, site)
         until = card.epochs if card else 0
-        while until < plan.epochs and not finished(self.run.folder, site):
-            until = min((until // plan.round_epochs + 1) * plan.round_epochs, plan.epochs)
+        while until < target and not finished(self.run.folder, site):
+            until = min((until // plan.round_epochs + 1) * plan.round_epochs, target)
             request = TeachRequest(assignment=assignment(self.study, site), until_epoch=until)
             yield Ask("teach", f"training to epoch {until}", partial(pack, request), partial(self.take, site, until))
 

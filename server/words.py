@@ -51,7 +51,10 @@ WORDS: dict[str, Callable[[Event], str]] = {
     "away": lambda e: f"{e['site']}: {e['cause']}; {e['message']} waits for it",
     "sent-again": lambda e: f"{e['site']}: no reply yet, {e['message']} sent again",
     "taught": _taught,
-    "asking": lambda e: f"{e['slices']} slices in {e['shards']} shards go to {', '.join(e['sites'])}",
+    "asking": lambda e: (
+        f"{e['slices']} slices in {e['shards']} shards go to {', '.join(e['sites'])}"
+        + (f" (round {e['round'] + 1})" if e.get("round") else "")
+    ),
     "collected": lambda e: f"{e['site']}: shard {e['shard'] + 1} of {e['of']} ({e['bytes'] / 1e6:.1f} MB)",
     "withheld": lambda e: (
         f"{e['site']}: gives no {' and '.join(e['contents'])} (by its policy, or its teacher has logits alone); "

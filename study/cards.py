@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from imaging.atomic import write_text
 from imaging.errors import InputError
+from study.plan import Study
 from study.wire import Card
 
 
@@ -29,6 +30,18 @@ def read_card(folder: Path, site: str) -> Card | None:
 
 def write_card(folder: Path, card: Card) -> None:
     write_text(card_path(folder, card.site), card.model_dump_json(indent=1))
+
+
+def trained(study: Study, folder: Path, site: str, number: int) -> bool:
+    """Whether that site's teacher can be asked in round `number`: it has had its epochs, or has finished before."""
+    card = read_card(folder, site)
+    return card is not None and (card.finished or card.epochs >= study.epochs_of(site, number))
+
+
+def trained_on(study: Study, folder: Path, site: str, number: int) -> bool:
+    """Whether that site's teacher has had more epochs than round `number` asks about: that round is over."""
+    card = read_card(folder, site)
+    return card is not None and card.epochs > study.epochs_of(site, number)
 
 
 def finished(folder: Path, site: str) -> bool:

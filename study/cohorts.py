@@ -16,7 +16,7 @@ from imaging.slices import CachedCase, SliceCache
 from study.plan import PhantomSource, Source, Study
 from study.run import Run
 from study.store import AnswerStore
-from study.views import numbered, pictures
+from study.views import numbered
 from study.wire import Assignment, Shard
 
 Ids = NDArray[np.int64]
@@ -70,13 +70,14 @@ def shards(study: Study, cache: SliceCache) -> list[Ids]:
     return [view[start : start + size] for view in views for start in range(0, len(view), size)]
 
 
-def open_store(study: Study, run_folder: Path, cache: SliceCache) -> AnswerStore:
-    """The run's answers about those slices."""
+def open_store(study: Study, run_folder: Path, cache: SliceCache, number: int = -1) -> AnswerStore:
+    """The run's answers about those slices, of round `number`; of the last unless given."""
     return AnswerStore(
         run_folder / "store",
         shard_slices=study.federation.shard_slices,
         slices=cache.identity(),
         encoding=study.answers.encoding,
+        round_index=number % study.answers.rounds,
     )
 
 
@@ -95,9 +96,10 @@ def assignment(study: Study, site: str) -> Assignment:
 
 
 def make_shard(assignment: Assignment, cache: SliceCache, index: int, ids: Ids, wants: Sequence[str]) -> Shard:
-    """Shard number `index` with the pictures `ids`, images (N, 1, H, W) and masks (N, H, W), asking for `wants`."""
-    images, masks = pictures(cache, ids, seed=assignment.seed, augment=assignment.augment)
-    return Shard(assignment, index, ids, images, masks, tuple(wants))
+    """Shard number `index` about the pictures of these numbers, all of one view, asking for `wants`."""
+    views, rows = np.divmod(ids, len(cache.images))
+    images, masks = cache.images[rows][:, None], cache.masks[rows]
+    return Shard(assignment, index, ids, images, masks, tuple(wants), varied=bool(views.any()))
 
 
 def _inspected(study: Study, index: int, source: Source, run_folder: Path) -> Inspection:

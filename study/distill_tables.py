@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from study.keys import faults
-from study.tables import Name, Plan, Split
+from study.tables import Name, Plan, Split, StudentName
 
 COMMON = ("split", "compare", "variants")
 """Keys that a variant cannot have: `split` decides which slices the sites are asked about."""
@@ -21,7 +21,7 @@ class Weights(Plan):
     """`agreement` gives the teacher with the better Dice on the slice more, `as-printed` the worse (AMTKD, after Eq.
     7), `agreement-softmax` the better much more, `confidence` the one with the lower cross-entropy (CA-MKD), `best-of`
     all to the best, `fixed` what stands below, `uniform` all alike. When absent the scheme's own: `agreement` for
-    `amtkd`, `confidence` for `ca-mkd`; the schemes for a single teacher then hear one."""
+    `amtkd`, `agreement-softmax` for `consensus`, `confidence` for `ca-mkd`; schemes for one teacher then hear one."""
     fixed: dict[str, float] = Field(default_factory=dict)
     """Site -> share, for the law `fixed`; a site that is not named has 0."""
     tau: float = Field(0.1, gt=0)
@@ -159,7 +159,7 @@ class Consensus(Plan):
 
     kl: float = Field(1.0, ge=0)
     """Weight of the KL to the teachers' mixture."""
-    overlap: float = Field(0.5, ge=0)
+    overlap: float = Field(1.0, ge=0)
     """Weight of the Dice loss with the teachers' mixture."""
 
 
@@ -168,6 +168,8 @@ class Distill(Plan):
 
     scheme: str = "amtkd"
     """The scheme whose student is shipped; `preceptor schemes` lists them."""
+    network: StudentName | None = None
+    """For variants: the student's network where it is not `[student]`'s, without options."""
     compare: list[str] = Field(default_factory=lambda: ["supervised", "mono-teacher", "uniform"])
     """Schemes trained beside it, for the report."""
     steps: int = Field(4000, ge=1, le=10_000_000)

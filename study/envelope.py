@@ -16,7 +16,7 @@ from imaging.errors import InputError
 from study.keys import faults
 from study.squeeze import Row, expanded, row_of, squeezed
 
-VERSION = 2
+VERSION = 3
 ROWS = TypeAdapter(dict[str, Row])
 SAME_RELEASE = "install the same release on both ends"
 
@@ -36,6 +36,10 @@ class AwayError(InputError):
     """The site's node answers, its service does not: the site is as silent as if its node were gone."""
 
 
+class LacksError(InputError):
+    """The site has not kept what the message only names: it is to be sent whole."""
+
+
 class Failure(Header):
     """What went wrong at a site, without patient data: no file names, no ids."""
 
@@ -44,10 +48,13 @@ class Failure(Header):
     remedy: str = ""
     away: bool = False
     """Nobody was there to read the message."""
+    lacks: bool = False
+    """What it only names is not kept here."""
 
     def throw(self) -> None:
         """Raise it as the InputError that the coordinator prints."""
-        raise (AwayError if self.away else InputError)(self.cause, where=f"site {self.site}", fix=self.remedy or None)
+        kind = AwayError if self.away else LacksError if self.lacks else InputError
+        raise kind(self.cause, where=f"site {self.site}", fix=self.remedy or None)
 
 
 def pack(header: Header, arrays: Arrays | None = None, *, squeeze: bool = False) -> bytes:

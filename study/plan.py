@@ -76,6 +76,8 @@ class Study(Plan):
                 known("site", site, names)
             if not set(names) - set(plan.without):
                 raise ValueError("`distill.without` leaves no teacher; leave one, or learn by `supervised`")
+        if self.distill.network is not None:
+            raise ValueError("`distill.network` is for variants; name the study's own by `student.model`")
         if self.federation.min_sites > len(names):
             raise ValueError(
                 f"`federation.min_sites` is {self.federation.min_sites} but the study has {len(names)} sites"
@@ -87,7 +89,7 @@ class Study(Plan):
         if (self.preprocess.normalise == "window") != (self.task.modality == "CT"):
             wanted = "window" if self.task.modality == "CT" else "percentile-zscore"
             raise ValueError(f'{self.task.modality} needs `normalise = "{wanted}"` in `[preprocess]`')
-        networks: list[Student | Teacher] = [self.student, *map(self.teacher_of, names)]
+        networks: list[Student | Teacher] = [*map(self.student_of, self.distill.students), *map(self.teacher_of, names)]
         for network in networks:
             check_options(network.model, network.options)
             _check_size(network, self.preprocess.size)
@@ -110,11 +112,31 @@ class Study(Plan):
                 return site
         raise InputError(unknown("site", name, [site.name for site in self.sites]), where=f"study `{self.name}`")
 
+    def student_of(self, name: str) -> Student:
+        """The network of the student of that name: `[student]`'s, or the one that a variant puts in its place."""
+        network = self.distill.of(name).network
+        return self.student if network is None else self.student.model_copy(update={"model": network, "options": {}})
+
+    def varied(self, variant: str) -> Self:
+        """The study as if the student of that name were its only one; InputError where it has no such variant."""
+        if variant not in self.distill.variants:
+            what = unknown("variant", variant, list(self.distill.variants))
+            raise InputError(what, where=f"study `{self.name}`", fix="add it to `[distill.variants]`")
+        return self.model_copy(update={"distill": self.distill.of(variant), "student": self.student_of(variant)})
+
     def teacher_of(self, name: str) -> Teacher:
         """How that site trains: `[teacher]` with the site's own network and options where it names them."""
         site = self.site(name)
         options = self.teacher.options if site.options is None else site.options
         return self.teacher.model_copy(update={"model": site.model or self.teacher.model, "options": options})
+
+    def epochs_of(self, site: str, number: int) -> int:
+        """How long that site's teacher has trained when the sites are asked in round `number`, counted from 0."""
+        return -(-self.teacher_of(site).epochs * (number + 1) // self.answers.rounds)
+
+    def steps_of(self, number: int) -> int:
+        """How far the student has been trained when the answers of round `number` have been learned from."""
+        return -(-self.distill.steps * (number + 1) // self.answers.rounds)
 
     def hash(self) -> str:
         """Twelve hex digits that change with any setting that a distilled student's weights depend on."""
@@ -173,6 +195,7 @@ def check_networks(study: Study) -> None:
     Weights are not downloaded.
     """
     networks: dict[str, Student | Teacher] = {"the student": study.student}
+    networks |= {f"the student `{name}`": study.student_of(name) for name in study.distill.variants}
     networks |= {f"the teacher of site `{site.name}`": study.teacher_of(site.name) for site in study.sites}
     kinds = {(one.model, tuple(sorted(one.options.items()))): whose for whose, one in reversed(networks.items())}
     for (model, options), whose in reversed(kinds.items()):

@@ -20,11 +20,14 @@ from imaging.errors import InputError
 from study.plan import Study, faults
 
 STUDY, VERSIONS, EVENTS = "study.json", "versions.json", "events.jsonl"
+MIXTURE = "all teachers"
+"""What a simulation's cross.json calls the mean of its teachers' probabilities; no site can have that name."""
 SHOWN = 6
 """Differing keys that a message names; the rest is counted."""
-MAY_CHANGE = re.compile(r"answers\.|averaging\.|federation\.(?!shard_slices$)|distill\.(?!split\.)")
+MAY_CHANGE = re.compile(r"answers\.(?!rounds$)|averaging\.|federation\.(?!shard_slices$)|distill\.(?!split\.)")
 """Keys, by how they begin, that a run may go on with other values of: what was asked of the sites stays what it was.
-Of `answers` the store knows: it keeps contents apart, and refuses another encoding with its remedy."""
+Of `answers` the store knows: it keeps contents apart, and refuses another encoding with its remedy; but where there are
+several rounds, what was not asked in an earlier one cannot be asked any more."""
 WORK_OF = {"taught": "train", "collected": "collect", "evaluated": "evaluate", "averaged": "average"}
 """The event that says that a site has done some of a phase's work."""
 
@@ -74,15 +77,18 @@ def events(folder: Path) -> list[dict[str, Any]]:
     return [event for event in found if event is not None]
 
 
-def left_out(folder: Path) -> dict[str, dict[str, Any]]:
-    """Sites that a phase went on without and that have done no work of it since, each with the event that says why."""
+def left_out(folder: Path, number: int | None = None) -> dict[str, dict[str, Any]]:
+    """Sites that a phase went on without and that have done no work of it since, each with the event that says why.
+
+    Only where that was in round `number` of answers, if one is named.
+    """
     out: dict[tuple[str, str], dict[str, Any]] = {}
     for event in events(folder):
         if event["kind"] == "site-left-out":
             out[event["site"], event["phase"]] = event
         elif phase := WORK_OF.get(event["kind"]):
             out.pop((event["site"], phase), None)
-    return {site: event for (site, _), event in out.items()}
+    return {site: event for (site, _), event in out.items() if number in (None, event.get("round", 0))}
 
 
 def create_or_resume(folder: Path, study: Study) -> Run:
@@ -149,8 +155,8 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 def _changed(study: Study, content: dict[str, Any], folder: Path) -> list[str]:
     """Keys that differ and may; InputError where others do."""
-    changed = differing(content, study.model_dump(mode="json"))
-    keys = [key for key in changed if not MAY_CHANGE.match(key)]
+    changed, rounds = differing(content, study.model_dump(mode="json")), study.answers.rounds
+    keys = [key for key in changed if not MAY_CHANGE.match(key) or (rounds > 1 and key.startswith("answers."))]
     if not keys:
         return changed
     more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""

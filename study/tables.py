@@ -194,7 +194,11 @@ class Asked(Encoding):
     views: int = Field(0, ge=0, le=1000)
     """Seeded variations of each training slice (by `[augment]`) that are asked about beside it. The student then learns
     from these pictures as the teachers saw them; at 0 from the slices, varied anew each time, and what was answered is
-    moved alike. Each view takes as many bytes as the slices; more may be asked for later."""
+    moved alike. Each view takes as many bytes of answers as the slices do; more may be asked for later."""
+
+    rounds: int = Field(1, ge=1, le=100)
+    """How often the sites are asked. With several, teachers are asked first when they have trained for their share of
+    the epochs, and again after each further share; the student learns from each round's answers in its turn."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

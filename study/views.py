@@ -1,8 +1,8 @@
 """Which pictures the sites are asked about: the student's slices, and `[answers] views` seeded variations of each.
 
 A picture's number is its slice's plus the number of all slices for each view before it; view 0 is the slice itself.
-What a view shows depends on the study's seed and `[augment]`, the slice and the view alone, so that the picture that a
-teacher was asked about is made again, bit for bit, when the student learns from the answer.
+What a picture shows depends on the study's seed and `[augment]`, its slice and its number alone. So a site makes it
+from the slice that it was sent, and the central trainer makes the same again when the student learns from the answer.
 """
 
 from __future__ import annotations
@@ -28,19 +28,24 @@ def pictures(
     """Those pictures (N, 1, H, W) and their masks (N, H, W)."""
     views, ids = np.divmod(numbers, len(slices.images))
     images, masks = slices.images[ids][:, None], slices.masks[ids]
-    for n in np.flatnonzero(views):
-        images[n], masks[n] = _varied(images[n], masks[n], augment, derived(seed, "view", int(ids[n]), int(views[n])))
+    varied = views > 0
+    if varied.any():
+        images[varied], masks[varied] = variations(images[varied], masks[varied], numbers[varied], seed, augment)
     return images, masks
 
 
-def _varied(
-    image: NDArray[np.float16], mask: NDArray[np.uint8], augment: Augment, seed: int
+def variations(
+    images: NDArray[np.float16], masks: NDArray[np.uint8], numbers: Ids, seed: int, augment: Augment
 ) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-    """One picture (1, H, W) and its mask (H, W), varied."""
-    import torch  # noqa: PLC0415 (the coordinator does without it where no views are asked for)
+    """What these slices (N, 1, H, W) and masks (N, H, W) look like as the pictures of those numbers."""
+    import torch  # noqa: PLC0415 (the coordinator, which never varies anything, does without it)
 
     from imaging.augment import draw  # noqa: PLC0415
 
-    warp = draw(augment, seed, size=mask.shape, n=1)
-    moved = warp.shade(warp.move(torch.from_numpy(image)[None]))
-    return moved[0].numpy().astype(np.float16), warp.move_masks(torch.from_numpy(mask)[None])[0].numpy()
+    images, masks = images.copy(), masks.copy()
+    for n, number in enumerate(numbers.tolist()):
+        warp = draw(augment, derived(seed, "view", number), size=masks.shape[1:], n=1)
+        moved = warp.shade(warp.move(torch.from_numpy(images[n : n + 1])))
+        images[n] = moved[0].numpy().astype(np.float16)
+        masks[n] = warp.move_masks(torch.from_numpy(masks[n : n + 1]))[0].numpy()
+    return images, masks

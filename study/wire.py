@@ -6,6 +6,7 @@ Every message is a frozen class; both ends check shape, dtype, finiteness and id
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
@@ -18,13 +19,14 @@ from imaging.errors import InputError
 from imaging.preprocess import NO_MASK, Preprocess
 from models.contents import DEFAULT
 from study.distill_tables import Amtkd
-from study.envelope import Arrays, AwayError, Failure, Header, digest, expect, pack, unpack
+from study.envelope import Arrays, AwayError, Failure, Header, LacksError, digest, expect, pack, unpack
 from study.plan import Encoding, Name, Options, Task, Teacher
+from study.views import variations
 
 __all__ = [
     "NO_MASK", "Arrays", "Assignment", "AverageReply", "AverageRequest", "AwayError", "Card", "CaseMetrics", "Epoch",
-    "EvaluateReply", "EvaluateRequest", "Failure", "Header", "Metric", "Shard", "ShardHeader", "TeachRequest", "digest",
-    "expect", "pack", "unpack",
+    "EvaluateReply", "EvaluateRequest", "Failure", "Header", "LacksError", "Metric", "Shard", "ShardHeader",
+    "TeachRequest", "digest", "expect", "pack", "unpack",
 ]  # fmt: skip
 
 Count = Annotated[int, Field(ge=0)]
@@ -93,12 +95,16 @@ class Card(Header):
     history: list[Epoch]
 
 
+def _none_kept(key: str) -> Arrays | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Shard:
-    """Some of the student's slices, to be answered.
+    """Some of the student's slices, or a variation of each, to be answered.
 
-    `slice_ids` (N,) int64 count up in the study's student slices; `images` (N, 1, H, W) float16, preprocessed;
-    `masks` (N, H, W) uint8, `NO_MASK` throughout where a slice has none.
+    `slice_ids` (N,) int64 count up and number the pictures as `study.views` does; `images` (N, 1, H, W) float16,
+    preprocessed, and `masks` (N, H, W) uint8, `NO_MASK` throughout where a slice has none, are the slices themselves.
     """
 
     assignment: Assignment
@@ -108,20 +114,51 @@ class Shard:
     masks: NDArray[np.uint8]
     wants: tuple[str, ...] = DEFAULT
     """Of `models.contents.CONTENTS`."""
+    varied: bool = False
+    """Whether asked is about the variations that the numbers stand for, not about the slices."""
 
-    def pack(self) -> bytes:
-        header = ShardHeader(assignment=self.assignment, index=self.index, wants=list(self.wants))
-        return pack(header, {"slice_ids": self.slice_ids, "images": self.images, "masks": self.masks})
+    @property
+    def slices(self) -> Arrays:
+        """What a site may keep of it, under the digest that names it."""
+        return {"images": self.images, "masks": self.masks}
+
+    def pictures(self) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+        """Images (N, 1, H, W) and masks (N, H, W) that are to be answered."""
+        if not self.varied:
+            return self.images, self.masks
+        asked = self.assignment
+        return variations(self.images, self.masks, self.slice_ids, asked.seed, asked.augment)
+
+    def pack(self, *, named: bool = False) -> bytes:
+        """The shard as a message; only `named`, without its slices, for a site that has kept them."""
+        header = ShardHeader(
+            assignment=self.assignment,
+            index=self.index,
+            wants=list(self.wants),
+            varied=self.varied,
+            slices=digest(self.slices),
+        )
+        return pack(header, {"slice_ids": self.slice_ids} | ({} if named else self.slices))
 
     @classmethod
-    def unpack(cls, body: bytes) -> Shard:
-        """The shard, checked; InputError says which array is missing, of the wrong shape or not finite."""
+    def unpack(cls, body: bytes, kept: Callable[[str], Arrays | None] = _none_kept) -> Shard:
+        """The shard, checked, its slices from `kept` by their digest where they are only named.
+
+        Raises: LacksError where they are not kept; InputError says which array is missing, of the wrong shape or not
+        finite.
+        """
         header, arrays = unpack(body, ShardHeader)
+        if set(arrays) == {"slice_ids"}:
+            if (slices := kept(header.slices)) is None:
+                raise LacksError(f"the slices of shard {header.index} are not kept here", fix="send them again")
+            arrays |= slices
         n, (h, w) = arrays["slice_ids"].size if "slice_ids" in arrays else 0, header.assignment.preprocess.size
         expect(arrays, "slice_ids", np.int64, (n,))
         expect(arrays, "images", np.float16, (n, 1, h, w))
         expect(arrays, "masks", np.uint8, (n, h, w))
         ids, images, masks = (arrays.pop(name) for name in ("slice_ids", "images", "masks"))
+        if digest({"images": images, "masks": masks}) != header.slices:
+            raise InputError(f"shard {header.index} holds other slices than it names", fix="send it again")
         if arrays:
             raise InputError(f"shard {header.index} holds array `{min(arrays)}`, which no shard has")
         if n == 0 or ids[0] < 0 or (np.diff(ids) <= 0).any():
@@ -129,13 +166,16 @@ class Shard:
         classes = len(header.assignment.task.classes)
         if ((masks >= classes) & (masks != NO_MASK)).any():
             raise InputError(f"shard {header.index} has mask values outside the study's {classes} classes")
-        return cls(header.assignment, header.index, ids, images, masks, tuple(header.wants))
+        return cls(header.assignment, header.index, ids, images, masks, tuple(header.wants), header.varied)
 
 
 class ShardHeader(Header):
     assignment: Assignment
     index: int = Field(ge=0)
     wants: list[str]
+    varied: bool
+    slices: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Digest of images and masks, which a site may have kept."""
 
 
 class EvaluateRequest(Header):

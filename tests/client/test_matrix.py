@@ -11,13 +11,14 @@ import typer
 from typer.testing import CliRunner
 
 from client.commands import evaluate_command, site_app
+from client.matrix import Mixture
 from client.scans import open_scans
 from client.status import Status
 from client.training import Course
 from imaging.errors import InputError
 from study.cohorts import assignment
 from study.plan import Study
-from study.run import create_or_resume
+from study.run import MIXTURE, create_or_resume
 from study.wire import CaseMetrics
 from tests.client.hospital import CLASSES, make_assignment, write_scans, write_site
 from tests.study.small_student import write_student
@@ -63,11 +64,18 @@ def evaluate(*arguments: str | Path) -> str:
 
 def test_every_teacher_is_evaluated_at_every_site(run: Path) -> None:
     printed = json.loads(evaluate(run, "--json", "--out", run / "cross.json"))
-    assert [(row["network"], row["site"]) for row in printed] == [(a, b) for a in SITES for b in SITES]
+    assert [(row["network"], row["site"]) for row in printed] == [(a, b) for a in (*SITES, MIXTURE) for b in SITES]
     assert json.loads((run / "cross.json").read_text()) == printed
     cases = [CaseMetrics.model_validate(case) for row in printed for case in row["cases"]]
-    assert len(cases) == 4
+    assert len(cases) == 6
     assert set(cases[0].metrics["dice"]) == set(CLASSES[1:])
+
+
+def test_teachers_together_are_the_mean_of_their_probabilities() -> None:
+    one, other = (torch.nn.Conv2d(1, 3, 1) for _ in range(2))
+    images = torch.randn(2, 1, 4, 5)
+    mean = (one(images).softmax(1) + other(images).softmax(1)) / 2
+    torch.testing.assert_close(Mixture([one, other])(images).softmax(1), mean)
 
 
 def test_a_student_is_evaluated_by_its_folder(run: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from client.teacher import folder_of, load_teacher
 from imaging.errors import InputError
 from study.answers import Answers
 from study.checkpoint import begun
-from study.wire import Assignment, Card, Shard, TeachRequest, pack, unpack
+from study.wire import Assignment, Card, LacksError, Shard, TeachRequest, pack, unpack
 from tests.client.hospital import make_assignment, write_site
 from tests.models.onnx_files import Tiny, export
 
@@ -53,6 +54,22 @@ def test_it_answers_with_logits_whatever_else_is_asked(site: Site, assignment: A
     assert answers.header.weights_hash == teach(site, assignment).weights_hash
     expected = Tiny(3)(torch.from_numpy(images.astype(np.float32))).detach().numpy()
     assert np.allclose(answers.arrays["logits"], expected, atol=2e-3)
+
+
+def test_slices_that_were_sent_once_are_only_named_after(site: Site, assignment: Assignment) -> None:
+    images = np.random.default_rng(5).normal(size=(7, 1, 48, 32)).astype(np.float16)
+    shard = Shard(assignment, 3, np.arange(7), images, np.zeros((7, 48, 32), np.uint8), ("logits",))
+    varied = replace(shard, slice_ids=np.arange(100, 107), varied=True)
+    with pytest.raises(LacksError, match="the slices of shard 3 are not kept here; send them again"):
+        site.answer(varied.pack(named=True))
+    plain = Answers.unpack(site.answer(shard.pack()), shard)
+    again = Answers.unpack(site.answer(shard.pack(named=True)), shard)
+    other = Answers.unpack(site.answer(varied.pack(named=True)), varied)
+    assert len(varied.pack(named=True)) < len(shard.pack()) / 5
+    assert np.array_equal(plain.arrays["logits"], again.arrays["logits"])
+    expected = Tiny(3)(torch.from_numpy(varied.pictures()[0].astype(np.float32))).detach().numpy()
+    assert np.allclose(other.arrays["logits"], expected, atol=2e-3)
+    assert not np.allclose(other.arrays["logits"], plain.arrays["logits"], atol=0.1)
 
 
 def test_a_file_that_does_not_fit_the_study_is_told_when_its_message_comes(site: Site, assignment: Assignment) -> None:

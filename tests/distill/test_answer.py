@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import models
 from client.answer_command import answer_command
-from distill.answered import open_answers
+from distill.answered import open_rounds
 from distill.job import run_job
 from distill.schemes.base import Needs
 from imaging.errors import InputError
@@ -80,7 +80,7 @@ def test_files_of_all_kinds_fill_a_store_that_a_student_learns_from(run: MadeRun
     assert cards["south"] is not None
     assert cards["south"].weights_hash == its_hash
     assert run.store.withheld("north") == ["attention", "contrast"]
-    said = open_answers(run.study, run.folder, run.slices, lead_split(run.study, run.slices)["train"], ALL)
+    said = open_rounds(run.study, run.folder, run.slices, lead_split(run.study, run.slices)["train"], ALL)[0]
     batch = said.answers(lead_split(run.study, run.slices)["train"][:3])
     assert batch.answered.all()
     assert batch.gives("attention/decoder").tolist() == [False, True, True]
@@ -124,8 +124,8 @@ def test_where_all_have_logits_alone_the_remedy_asks_no_site_for_more(run: MadeR
     answer(run, *(f"{site}={onnx_file(run)}" for site in SITES))
     ids = lead_split(run.study, run.slices)["train"]
     with pytest.raises(InputError, match=r"no site released attention.*amtkd.alpha=0 --label NAME`\)$"):
-        open_answers(run.study, run.folder, run.slices, ids, ALL)
-    assert open_answers(run.study, run.folder, run.slices, ids, Needs()).sites == SITES
+        open_rounds(run.study, run.folder, run.slices, ids, ALL)[0]
+    assert open_rounds(run.study, run.folder, run.slices, ids, Needs())[0].sites == SITES
 
 
 def test_another_teacher_under_the_same_name_is_refused(run: MadeRun) -> None:

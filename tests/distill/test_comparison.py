@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from scipy.stats import false_discovery_control
 from distill.comparison import Difference, Trainings, differences, holm, ranks, resampled
 from distill.comparison_tables import markdown
 from preceptor import main
+from study.run import MIXTURE
+from study.student import write_card
 from study.wire import CaseMetrics, EvaluateReply
 from tests.distill.finished_run import SITES as SITES_OF_RUN
 from tests.distill.finished_run import case as made_up
-from tests.distill.finished_run import finished_run
+from tests.distill.finished_run import finished_run, student
 
 SITES = ("a", "b", "c")
 
@@ -150,3 +153,27 @@ def test_what_cannot_be_compared_is_told(
         main(["tables", str(run), *(str(run) if word == "RUN" else word for word in words)])
     assert ended.value.code == 1
     assert error in capsys.readouterr().err
+
+
+def test_networks_stand_side_by_side_and_are_not_ranked_together(run: Path) -> None:
+    for label in ("supervised", "amtkd"):
+        shutil.copytree(run / "distill" / label, run / "distill" / f"{label}-enet")
+        shutil.copytree(run / "evaluation" / label, run / "evaluation" / f"{label}-enet")
+        write_card(run / "distill" / f"{label}-enet", student(label).model_copy(update={"model": "enet"}))
+        for path in (run / "evaluation" / f"{label}-enet").iterdir():
+            path.write_text(path.read_text().replace(f'"{label}"', f'"{label}-enet"'))
+    rows = [
+        {"network": network, "site": site, "split": "test", "cases": [made_up(dice).model_dump()]}
+        for network, dice in ((*((site, 0.6) for site in SITES_OF_RUN), (MIXTURE, 0.8)))
+        for site in SITES_OF_RUN
+    ]
+    (run / "cross.json").write_text(json.dumps(rows))
+    trainings = Trainings.read([run])
+    page = markdown(trainings, "supervised")
+    assert "| training | teacher itself | espnet | enet |" in page
+    assert "| amtkd |  | 0.700 / 0.500 | 0.700 / 0.500 |" in page
+    assert "| *teacher of hospital-a* | 0.600 |" in page
+    assert "| *all teachers, mean of their probabilities* | 0.800 |" in page
+    assert "| amtkd-enet |" not in page
+    assert trainings.like("amtkd-enet").labels == ("amtkd-enet", "supervised-enet")
+    assert Trainings.read([run], labels=["amtkd"]).teachers[MIXTURE]

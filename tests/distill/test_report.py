@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from distill.report import evaluations, write_report
 from distill.report_cost import costs
-from distill.report_figures import dots
+from distill.report_figures import curves, dots
 from distill.report_tables import cell, pooled
 from imaging.errors import InputError
 from study.plan import Averaging, read_study
@@ -50,7 +51,23 @@ def test_a_site_without_figures_of_one_student_takes_no_colour_from_the_others()
     both, one = {"a": [0.5, 0.6], "b": [0.7, 0.8]}, {"b": [0.9, 1.0]}
     names = re.compile(">(supervised|amtkd)</text>")
     for groups in ({"supervised": both, "amtkd": one}, {"supervised": one, "amtkd": both}):
-        assert sorted(names.findall(dots(groups, ylabel="Dice", title="t"))) == ["amtkd", "supervised"]
+        assert sorted(names.findall(dots(groups, xlabel="Dice", title="t"))) == ["amtkd", "supervised"]
+
+
+def test_only_weights_that_differ_from_slice_to_slice_are_drawn(run: Path) -> None:
+    assert ">slices</text>" in write_report(run).read_text(encoding="utf-8")
+    path = run / "distill" / "amtkd" / "weights.json"
+    path.write_text(json.dumps({"sites": list(SITES), "weights": [[0.0, 1.0, 0.0]] * 4}), encoding="utf-8")
+    assert ">slices</text>" not in write_report(run).read_text(encoding="utf-8")
+
+
+def test_many_students_are_told_apart_by_their_names_and_lines() -> None:
+    names = [f"student-{n}" for n in range(12)]
+    found = dots({name: {"a": [0.5, 0.6]} for name in names}, xlabel="Dice", title="t")
+    assert all(found.count(f">{name}</text>") == 1 for name in names)
+    drawn = curves([(name, [0, 1], [0.1, 0.2]) for name in names], xlabel="x", ylabel="y", title="t")
+    assert all(drawn.count(f">{name}</text>") == 1 for name in names)
+    assert "stroke-dasharray" in drawn, "two lines of one colour are drawn differently"
 
 
 def test_synthetic_scans_are_labelled(run: Path) -> None:

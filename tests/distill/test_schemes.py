@@ -16,7 +16,7 @@ from distill.losses.attention import attention_transfer
 from distill.losses.contrast import contrast_distance
 from distill.losses.kl import soften, student_first_kl, teacher_first_kl
 from distill.schemes.base import Batch, Scheme, TeacherBatch
-from distill.weights import dissent
+from distill.weights import LAWS, dissent
 from imaging.errors import InputError
 from models.knowledge import attention_map, region_contrast
 from study.dice import dice_loss
@@ -241,6 +241,25 @@ def test_softened_logits_alone_need_nothing_else(student: Student, batch: MakeBa
     answers = answers_of(data)
     bare = replace(data, teachers=TeacherBatch(answers.logits, answers.answered, [{}] * 3))
     assert set(learner.loss(bare)) == {"dice", "lovasz", "kl"}
+
+
+def test_consensus_is_kl_and_dice_with_what_the_better_teachers_say(student: Student, batch: MakeBatch) -> None:
+    plan = Distill.model_validate({"consensus": {"kl": 0.7, "overlap": 0.4}, "weights": {"tau": 0.3}})
+    learner, data = schemes.create("consensus", student(3), plan, 3), batch(3)
+    answers = answers_of(data)
+    learner.student.eval()
+    weights = LAWS["agreement-softmax"](answers, data.masks, data.labelled, Weights(tau=0.3))
+    kl, overlap = [], []
+    for n in torch.nonzero(answers.answered.any(1))[:, 0].tolist():
+        target = sum(w * z.softmax(0) for w, z in zip(weights[n], answers.logits[n].float(), strict=True))
+        assert isinstance(target, torch.Tensor)
+        said = learner.student(data.images[n : n + 1])[0].softmax(0)
+        kl.append((target * (target.log() - said.log())).sum(0).mean())
+        apart = [(said[c] - target[c]).abs().sum() / ((said[c] + target[c]).sum() + 1) for c in (1, 2)]
+        overlap.append(torch.stack(apart).mean())
+    terms = learner.loss(data)
+    assert_close(terms["kl"], 0.7 * torch.stack(kl).mean())
+    assert_close(terms["overlap"], 0.4 * torch.stack(overlap).mean())
 
 
 @pytest.mark.parametrize("name", schemes.names())

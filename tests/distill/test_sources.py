@@ -14,7 +14,7 @@ import torch
 from torch.testing import assert_close
 
 import models
-from distill.answered import open_answers
+from distill.answered import open_rounds
 from distill.schemes.base import Needs
 from distill.sources import LiveTeachers, StoredAnswers
 from imaging.errors import InputError
@@ -31,7 +31,7 @@ ALL = Needs(contents=("logits", "attention", "contrast"))
 
 
 def opened(run: MadeRun, needs: Needs = ALL) -> StoredAnswers:
-    return open_answers(run.study, run.folder, run.slices, lead_split(run.study, run.slices)["train"], needs)
+    return open_rounds(run.study, run.folder, run.slices, lead_split(run.study, run.slices)["train"], needs)[0]
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -89,13 +89,13 @@ def test_one_teacher_is_the_best_at_home_or_the_one_that_the_study_names(make_ru
     assert opened(run, one).sites == ("east",)
     named = run.changed(mono_teacher="south")
     ids = lead_split(run.study, run.slices)["train"]
-    assert open_answers(named, run.folder, run.slices, ids, one).sites == ("south",)
+    assert open_rounds(named, run.folder, run.slices, ids, one)[0].sites == ("south",)
 
 
 def test_answers_are_unpacked_once_and_again_when_they_change(make_run: MakeRun) -> None:
     run = make_run()
     opened(run)
-    note = run.folder / "distill" / "answers-cache" / "north" / "logits" / "note.json"
+    note = run.folder / "distill" / "answers-cache" / "round-000" / "north" / "logits" / "note.json"
     before = note.stat().st_ino
     opened(run)
     assert note.stat().st_ino == before
@@ -111,7 +111,7 @@ def test_answers_are_unpacked_once_and_again_when_they_change(make_run: MakeRun)
 def test_room_for_all_answers_is_taken_before_they_are_mapped(make_run: MakeRun) -> None:
     run = make_run()
     opened(run)  # a hole filled through a map kills the process on a full disk
-    for path in (run.folder / "distill" / "answers-cache").glob("*/*/*.npy"):
+    for path in (run.folder / "distill" / "answers-cache").glob("*/*/*/*.npy"):
         assert path.stat().st_blocks * 512 >= path.stat().st_size
 
 
@@ -186,7 +186,7 @@ def test_a_damaged_shard_is_named_and_leaves_no_cache(make_run: MakeRun) -> None
     chunk.write_bytes(chunk.read_bytes()[: chunk.stat().st_size // 2])
     with pytest.raises(InputError, match=r"\w+ of shard \d of site east is damaged.*collect again"):
         opened(run)
-    assert not list((run.folder / "distill" / "answers-cache" / "east").glob("*/note.json"))
+    assert not list((run.folder / "distill" / "answers-cache" / "round-000" / "east").glob("*/note.json"))
     assert not list((run.folder / "distill" / "answers-cache").rglob("*.tmp"))
 
 
@@ -194,4 +194,4 @@ def test_foreign_slices_are_refused(make_run: MakeRun) -> None:
     run = make_run()
     others = np.arange(run.slices.images.shape[0], dtype=np.int64)[::2]
     with pytest.raises(InputError, match="of site north answers other slices than the student's"):
-        open_answers(run.study, run.folder, run.slices, others, ALL)
+        open_rounds(run.study, run.folder, run.slices, others, ALL)[0]

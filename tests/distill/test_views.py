@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from distill.answered import open_answers
+from distill.answered import open_rounds
 from distill.batches import TrainingBatches
 from distill.job import run_job
 from distill.schemes.base import Needs, teachers_of
@@ -33,7 +33,7 @@ def with_views(run: MadeRun, views: int) -> MadeRun:
 
 def batches(run: MadeRun) -> TrainingBatches:
     train = lead_split(run.study, run.slices)["train"]
-    answers = open_answers(run.study, run.folder, run.slices, train, Needs(contents=("logits", "contrast")))
+    answers = open_rounds(run.study, run.folder, run.slices, train, Needs(contents=("logits", "contrast")))[0]
     return TrainingBatches(
         run.slices, train, answers, 5, 4, augment=run.study.augment, views=run.study.answers.views, views_seed=0
     )
@@ -72,10 +72,11 @@ def test_views_differ_and_repeat_themselves(make_run: MakeRun) -> None:
     sent, again = (make_shard(asks, run.slices, 4, asked[4], ["logits"]) for _ in range(2))
     assert sent.pack() == again.pack()
     other = make_shard(asks, run.slices, 7, asked[7], ["logits"])
-    assert not any(np.array_equal(a, b) for a, b in zip(sent.images, other.images, strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(sent.pictures()[0], other.pictures()[0], strict=True))
+    assert np.array_equal(sent.images, other.images), "the slices are sent, and varied where they are answered"
     alone, mask = pictures(run.slices, asked[4][3:4], seed=0, augment=run.study.augment)
-    assert np.array_equal(alone[0], sent.images[3])
-    assert np.array_equal(mask[0], sent.masks[3])
+    assert np.array_equal(alone[0], sent.pictures()[0][3])
+    assert np.array_equal(mask[0], sent.pictures()[1][3])
 
 
 @pytest.mark.parametrize("scheme", ["amtkd", "supervised"])

@@ -157,7 +157,7 @@ def check_results(run: Path) -> None:
     assert all(evaluated(run, *asked) for asked in product(students(run), SITES))
     traffic = json.loads((run / "traffic.json").read_text(encoding="utf-8"))
     assert all(traffic[site]["received"] > 10_000 for site in SITES)
-    assert len(json.loads((run / "cross.json").read_text(encoding="utf-8"))) == 4
+    assert len(json.loads((run / "cross.json").read_text(encoding="utf-8"))) == 6
     assert [event["fault"] for event in of(run, "phase-ended") if event["fault"]] == []
 
 

@@ -25,6 +25,7 @@ from study.cards import read_card
 from study.plan import Study
 from study.run import Run, create_or_resume
 from study.wire import (
+    Arrays,
     AverageReply,
     AverageRequest,
     Card,
@@ -34,6 +35,7 @@ from study.wire import (
     EvaluateRequest,
     Metric,
     Shard,
+    ShardHeader,
     TeachRequest,
     digest,
     pack,
@@ -54,6 +56,9 @@ class Desk:
         self.name, self.epochs, self.last_epoch = name, 0, 10**6
         self.asked: list[tuple[str, bytes]] = []
         self.sent: list[bytes] = []
+        self.weights = f"weights-of-{name}"
+        self.kept: dict[str, Arrays] = {}
+        """Slices of shards by their digest."""
         self.before: list[Callable[[str, bytes], bytes | None]] = []
         """Called one a message before anything else; what it returns goes out instead."""
 
@@ -82,7 +87,7 @@ class Desk:
             model=plan.model,
             options=plan.options,
             parameters=11,
-            weights_hash=f"weights-of-{self.name}",
+            weights_hash=self.weights,
             fingerprint=request.assignment.preprocess.fingerprint(),
             epochs=self.epochs,
             finished=self.epochs >= min(plan.epochs, self.last_epoch),
@@ -99,12 +104,13 @@ class Desk:
         return self.answers(body).pack()
 
     def answers(self, body: bytes) -> Answers:
-        shard = Shard.unpack(body)
+        shard = Shard.unpack(body, self.kept.get)
+        self.kept[digest(shard.slices)] = shard.slices
         task, preprocess = shard.assignment.task, shard.assignment.preprocess
         header = AnswersHeader(
             site=self.name,
             index=shard.index,
-            weights_hash=f"weights-of-{self.name}",
+            weights_hash=self.weights,
             fingerprint=preprocess.fingerprint(),
         )
         logits = np.zeros((len(shard.slice_ids), len(task.classes), *preprocess.size), np.float16)
@@ -140,7 +146,7 @@ def _epoch_of(body: bytes) -> int:
 
 
 def _index_of(body: bytes) -> int:
-    return Shard.unpack(body).index
+    return unpack(body, ShardHeader)[0].index
 
 
 def _steps_of(body: bytes) -> tuple[str, int, int]:
@@ -230,9 +236,9 @@ class Bench:
         self.desks = {site.name: Desk(site.name) for site in study.sites}
         self.grid = Loopback(self.desks)
 
-    def conduct(self, *phases: str) -> None:
+    def conduct(self, *phases: str, number: int = -1) -> None:
         for phase in phases:
-            conduct(phase, self.study, self.run, FlowerLine(self.grid, ttl_s=60.0))
+            conduct(phase, self.study, self.run, FlowerLine(self.grid, ttl_s=60.0), number)
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         return Run(self.run.folder).events(kind)
@@ -247,7 +253,9 @@ class Bench:
             worker.shutdown()
 
 
-def make_study(scans: Path, *, averaging: dict[str, Any] | None = None, **federation: Any) -> Study:
+def make_study(
+    scans: Path, *, averaging: dict[str, Any] | None = None, answers: dict[str, Any] | None = None, **federation: Any
+) -> Study:
     """Three sites; rounds of 2 epochs up to 5; shards of 4 slices, 15 slices in 3 training patients."""
     plan = {"min_sites": 2, "patience_s": 20.0, "resend_s": 5.0, "shard_slices": 4, **federation}
     return Study.model_validate(
@@ -260,6 +268,7 @@ def make_study(scans: Path, *, averaging: dict[str, Any] | None = None, **federa
             "student": {"model": "espnet", "sources": [{"folder": str(scans)}]},
             "distill": {"split": [0.75, 0.25, 0.0]},
             "averaging": averaging or {},
+            "answers": answers or {},
             "federation": plan,
         }
     )

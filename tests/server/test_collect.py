@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,8 +18,9 @@ from study.answers import Answers
 from study.cards import write_card
 from study.cohorts import lead_slices, lead_split, open_store
 from study.store import AnswerStore
-from study.wire import Shard
+from study.wire import Failure, Shard, ShardHeader, pack, unpack
 from tests.server.loopback import SITES, pause
+from tests.study.small_student import write_student
 
 Make = Callable[..., Any]
 
@@ -206,12 +209,98 @@ def test_a_reply_that_nobody_foresaw_costs_that_reply_only(
 def test_a_teacher_that_has_not_finished_is_not_asked(trained: Make) -> None:
     bench = trained()
     card = bench.card("hospital-a")
-    write_card(bench.run.folder, card.model_copy(update={"finished": False}))
+    write_card(bench.run.folder, card.model_copy(update={"finished": False, "epochs": 4}))
     bench.conduct("collect")
     assert bench.desks["hospital-a"].asked == []
     assert store_of(bench).sites() == ["hospital-b", "hospital-c"]
 
 
 def test_without_enough_teachers_nothing_is_asked(make_bench: Make) -> None:
-    with pytest.raises(InputError, match=r"0 teachers have finished, `federation\.min_sites` asks for 2"):
+    with pytest.raises(InputError, match=r"0 teachers have trained long enough, `federation\.min_sites` asks for 2"):
         make_bench().conduct("collect")
+
+
+def named(body: bytes) -> bool:
+    """Whether a shard came without its slices."""
+    return set(unpack(body, ShardHeader)[1]) == {"slice_ids"}
+
+
+def test_slices_travel_once_however_many_variations_are_asked_about(trained: Make) -> None:
+    bench = trained(answers={"views": 2}, shards_in_flight=1)
+    bench.conduct("collect")
+    for desk in bench.desks.values():
+        assert [named(body) for _, body in desk.asked] == [False] * 4 + [True] * 8
+    assert not any(store_of(bench).missing(site, 12, ["logits"]) for site in SITES)
+
+    later = trained(answers={"views": 2, "contents": ["logits", "features"]}, shards_in_flight=1)
+    for site, desk in later.desks.items():
+        desk.kept = bench.desks[site].kept
+    later.conduct("collect")
+    assert all(named(body) for desk in later.desks.values() for _, body in desk.asked)
+
+
+def lacking(_: str, body: bytes) -> bytes:
+    return pack(Failure(cause="the slices are not kept here", site="hospital-b", lacks=True))
+
+
+def test_a_site_that_lacks_the_slices_is_sent_them_again(trained: Make) -> None:
+    bench = trained(answers={"views": 1}, shards_in_flight=1)
+    desk = bench.desks["hospital-b"]
+    desk.before = [lambda *_: None] * 4 + [lacking]
+    bench.conduct("collect")
+    assert [named(body) for _, body in desk.asked] == [False] * 4 + [True, False] + [True] * 3
+    assert not bench.events("rejected")
+
+
+@pytest.mark.parametrize("phase", ["train", "collect", "evaluate"])
+def test_a_site_that_lacks_whatever_it_is_sent_is_left_out(trained: Make, phase: str) -> None:
+    bench = trained()
+    desk = bench.desks["hospital-b"]
+    if phase == "train":
+        path = bench.run.folder / "teachers" / "hospital-b.json"
+        path.unlink()
+    if phase == "evaluate":
+        write_student(bench.run.folder / "distill" / "amtkd", bench.study.task.classes, bench.study.preprocess)
+    desk.before = [lacking] * 99
+    bench.conduct(phase)
+    assert [event["site"] for event in bench.events("site-left-out")] == ["hospital-b"]
+    assert bench.events("rejected")[0]["cause"] == "the slices are not kept here"
+    assert len(desk.asked) < 40
+
+
+def test_a_round_that_is_over_is_asked_by_nobody(make_bench: Make) -> None:
+    bench = make_bench(answers={"rounds": 2})
+    bench.conduct("train", number=0)
+    bench.conduct("train", number=1)
+    with pytest.raises(
+        InputError, match=r"hospital-a, hospital-b, .* trained on since, .* as it was in round 0 any more"
+    ):
+        bench.conduct("collect", number=0)
+    for number in (-1, 2):
+        with pytest.raises(InputError, match=f"the study asks in 2 rounds, and round {number} is none of them"):
+            bench.conduct("collect", number=number)
+
+
+def test_the_coordinator_makes_no_variation_itself() -> None:
+    """torch, which draws them, takes seconds and hundreds of MiB to import."""
+    code = "import sys, server.collect; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_rounds_are_kept_apart(make_bench: Make) -> None:
+    bench = make_bench(answers={"rounds": 2})
+    with pytest.raises(InputError, match="0 teachers have trained long enough"):
+        bench.conduct("collect", number=0)
+    for number in range(2):
+        for desk in bench.desks.values():
+            desk.weights = f"{desk.name}'s weights of round {number}"
+        bench.conduct("train", "collect", number=number)
+    cache = lead_slices(bench.study, bench.run.folder)
+    for number, epochs in ((0, 3), (1, 5)):
+        store = open_store(bench.study, bench.run.folder, cache, number)
+        cards = [store.card(site) for site in SITES]
+        assert {card.epochs for card in cards} == {epochs}
+        assert [card.weights_hash for card in cards] == [f"{site}'s weights of round {number}" for site in SITES]
+        assert not any(store.missing(site, 4, DEFAULT) for site in SITES)
+    shards = [body for action, body in bench.desks["hospital-a"].asked if action == "answer"]
+    assert [named(body) for body in shards] == [False] * 4 + [True] * 4, "slices travel in the first round alone"

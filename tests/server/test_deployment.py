@@ -63,8 +63,9 @@ def test_flower_reads_back_paths_with_spaces_and_quotes(tmp_path: Path, name: st
     hospital.prepare()
     config = parse_config_args([hospital.supernode(coordinator).words[-1]])
     assert config == {"site": "hospital-a", "socket": str(folder / "a b.sock")}
-    words = coordinator.run("train", folder).words
-    assert parse_config_args([words[words.index("--run-config") + 1]]) == {"phase": "train", "run": str(folder)}
+    words = coordinator.run("train", folder, 1).words
+    config = parse_config_args([words[words.index("--run-config") + 1]])
+    assert config == {"phase": "train", "run": str(folder), "round": 1}
 
 
 def test_a_new_start_keeps_keys_and_forgets_flowers_state(tmp_path: Path) -> None:

@@ -17,11 +17,13 @@ from imaging.errors import InputError
 from server.deployment import Coordinator
 from server.federation import Federation
 from server.simulation import Simulation
-from study.cards import card_path
-from study.plan import Averaging, Distill
+from study.cards import card_path, write_card
+from study.plan import Averaging, Distill, read_study
 from study.run import Run
+from study.wire import Card, Parts
 
 ROOT = Path(__file__).resolve().parents[2]
+NOBODY: Parts = {"train": 0, "val": 0, "test": 0}
 
 
 @pytest.mark.parametrize(
@@ -84,9 +86,30 @@ def test_a_student_is_distilled_again_after_late_answers(tmp_path: Path) -> None
     with pytest.raises(
         InputError, match=r"students of other settings are there: amtkd; differing: steps; remove .*amtkd"
     ):
-        simulation.distill()
+        simulation.distill(0)
     card.write_text("{")
     assert simulation._otherwise("amtkd") == []
+
+
+@pytest.mark.parametrize(
+    ("epochs", "until", "rounds"),
+    [((0, 0), "report", [0, 1, 2]), ((0, 0), "collect", [0]), ((7, 4), "report", [1, 2]), ((9, 18), "distill", [2])],
+)
+def test_a_round_is_played_until_somebody_has_trained_on(
+    tmp_path: Path, epochs: tuple[int, int], until: str, rounds: list[int]
+) -> None:
+    study = read_study(ROOT / "studies" / "tiny.toml")
+    teacher, answers = study.teacher.model_copy(update={"epochs": 18}), study.answers.model_copy(update={"rounds": 3})
+    study = study.model_copy(update={"teacher": teacher, "answers": answers})
+    for site, trained in zip(study.sites, epochs, strict=True):
+        if trained:
+            card = Card(
+                site=site.name, model="", options={}, parameters=1, weights_hash="w", fingerprint="f", epochs=trained,
+                finished=trained >= 18, dice=0.5, best_epoch=1, patients=NOBODY, slices=NOBODY, set_aside=0, history=[],
+            )  # fmt: skip
+            write_card(tmp_path, card)
+    simulation = Simulation(*cast(Any, (study, Run(tmp_path), None, None)))
+    assert simulation._rounds(until) == rounds
 
 
 @pytest.mark.parametrize(("age", "again"), [(-10, True), (10, False)])

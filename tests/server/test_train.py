@@ -26,9 +26,21 @@ def test_every_teacher_is_trained_to_its_end_in_rounds(make_bench: Make) -> None
     cards = [bench.card(site) for site in SITES]
     assert [(card.epochs, card.finished) for card in cards] == [(5, True), (3, True), (5, True)]
     assert bench.desks["hospital-a"].labels() == [2, 4, 5]
-    assert bench.desks["hospital-b"].labels() == [2, 4]
+    assert bench.desks["hospital-b"].labels() in ([2, 4], [2, 4, 5]), "one more may be under way"
     (ended,) = bench.events("phase-ended")
     assert (ended["phase"], ended["fault"]) == ("train", None)
+
+
+def test_a_teacher_is_trained_as_far_as_a_round_of_answers_wants_it(make_bench: Make) -> None:
+    bench = make_bench(answers={"rounds": 2})
+    bench.desks["hospital-b"].last_epoch = 2  # early stopping
+    bench.conduct("train", number=0)
+    assert [bench.card(site).epochs for site in SITES] == [3, 2, 3]
+    bench.conduct("train", number=0)
+    assert bench.desks["hospital-a"].labels() == [2, 3]
+    bench.conduct("train", number=1)
+    assert [(bench.card(site).epochs, bench.card(site).finished) for site in SITES] == [(5, True), (2, True), (5, True)]
+    assert bench.desks["hospital-a"].labels() == [2, 3, 4, 5]
 
 
 def test_a_phase_that_somebody_stops_has_not_ended_well(make_bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +125,7 @@ def test_a_late_reply_does_not_set_a_card_back(make_bench: Make) -> None:
     from server.train import Training
 
     late = finished.model_copy(update={"epochs": 2, "finished": False})
-    Training(bench.study, bench.run).take("hospital-a", 2, pack(late))
+    Training(bench.study, bench.run, 0).take("hospital-a", 2, pack(late))
     assert bench.card("hospital-a") == finished
 
 

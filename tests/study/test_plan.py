@@ -79,6 +79,7 @@ def test_folders_become_absolute(read: Callable[..., Study], tmp_path: Path) -> 
         ("sites.0.model", "fnc", "sites no. 1.model: no teacher is called `fnc`, did you mean `fcn`?"),
         ("student.model", "enett", "student.model: no student is called `enett`, did you mean `enet`?"),
         ("teacher.options", {"backbone": "x"}, "teacher: network `fcn` has no option `backbone`; its options: encod"),
+        ("distill.network", "enet", "`distill.network` is for variants; name the study's own by `student.model`"),
         ("student.options", {"width": 2}, "student: network `espnet` has no option `width`; it takes no options"),
         ("sites.0.model", "resnext101", "network `resnext101` has no option `encoder`; it takes no options"),
         ("teacher.options", {"encoder": "tu-hf-hub:a/b"}, "`fcn` names a place to load from, 'tu-hf-hub:a/b'"),

@@ -86,6 +86,8 @@ def test_a_site_is_left_out_until_it_does_something_again(tmp_path: Path) -> Non
     assert left_out(tmp_path)["north"]["cause"] == "north is silent"
     run.event("collected", site="north")
     assert set(left_out(tmp_path)) == {"south"}
+    run.event("site-left-out", site="east", phase="collect", round=1, cause="late", remedy="")
+    assert (set(left_out(tmp_path, 0)), set(left_out(tmp_path, 1))) == ({"south"}, {"east"})
 
 
 def test_nan_is_not_written(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from study.wire import (
     EvaluateReply,
     EvaluateRequest,
     Failure,
+    LacksError,
     Metric,
     Shard,
     TeachRequest,
@@ -119,12 +120,12 @@ def test_a_foreign_safetensors_file_is_an_input_error(note: str) -> None:
 
 
 def forged(**changes: Any) -> bytes:
-    note = {"version": 2, "kind": "Failure", "header": FAILURE.model_dump()} | changes
+    note = {"version": 3, "kind": "Failure", "header": FAILURE.model_dump()} | changes
     return bytes(save({}, metadata={"preceptor": json.dumps(note)}))
 
 
 def test_another_version_kind_or_header_is_told() -> None:
-    with pytest.raises(InputError, match="message of version 1, we speak 2; install the same release on both ends"):
+    with pytest.raises(InputError, match="message of version 1, we speak 3; install the same release on both ends"):
         unpack(forged(version=1), Failure)
     with pytest.raises(InputError, match="expected Failure, got 'Card'"):
         unpack(forged(kind="Card"), Failure)
@@ -218,10 +219,28 @@ def test_a_shard_comes_back(shard: Shard) -> None:
         assert_array_equal(getattr(found, name), getattr(shard, name))
 
 
+def test_a_shard_that_is_only_named_comes_from_what_is_kept(shard: Shard) -> None:
+    kept = {digest(shard.slices): shard.slices}
+    found = Shard.unpack(shard.pack(named=True), kept.get)
+    assert_array_equal(found.images, shard.images)
+    assert_array_equal(found.masks, shard.masks)
+    with pytest.raises(LacksError, match="the slices of shard 1 are not kept here; send them again"):
+        Shard.unpack(shard.pack(named=True))
+    header, arrays = _opened(shard)
+    for key in ("../../net", "/srv/net", ""):
+        with pytest.raises(InputError, match="slices"):
+            Shard.unpack(pack(header.model_copy(update={"slices": key}), {"slice_ids": shard.slice_ids}))
+    other = pack(header, arrays | {"masks": np.zeros_like(shard.masks)})
+    with pytest.raises(InputError, match="holds other slices than it names"):
+        Shard.unpack(other)
+
+
 def changed(shard: Shard, **arrays: Any) -> bytes:
-    """The shard's bytes with other arrays; None leaves one out."""
+    """The shard's bytes with other arrays, rightly named; None leaves one out."""
     header, old = _opened(shard)
-    return pack(header, {name: array for name, array in (old | arrays).items() if array is not None})
+    new = {name: array for name, array in (old | arrays).items() if array is not None}
+    slices = {name: new[name] for name in ("images", "masks") if name in new}
+    return pack(header.model_copy(update={"slices": digest(slices)}), new)
 
 
 def _opened(shard: Shard) -> tuple[Any, Arrays]:

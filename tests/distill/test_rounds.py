@@ -1,0 +1,86 @@
+"""Answers that come in rounds: each learned from for its share of the steps, and waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from distill.job import WaitsError, run_job
+from imaging.errors import InputError
+from study.run import Run
+
+if TYPE_CHECKING:
+    from tests.distill.conftest import MadeRun
+
+MakeRun = Callable[..., "MadeRun"]
+
+
+def in_rounds(run: MadeRun, rounds: int) -> MadeRun:
+    """A run whose answers so far are those of the first of so many rounds; later ones are of its teachers exchanged."""
+    answers = run.study.answers.model_copy(update={"rounds": rounds})
+    plan = run.study.distill.model_copy(update={"variants": {"alone": {"mono_teacher": "north"}}})
+    study, sites = run.study.model_copy(update={"answers": answers, "distill": plan}), list(run.teachers)
+    exchanged = {site: run.teachers[other] for site, other in zip(sites, [*sites[1:], sites[0]], strict=True)}
+    return replace(run, study=study, teachers=exchanged)
+
+
+def test_each_round_is_learned_from_for_its_share_of_the_steps(make_run: MakeRun) -> None:
+    run = make_run()
+    once = run_job(run.study, run.folder, "amtkd", label="once")
+    run, seen = in_rounds(run, 2), list[int]()
+    with pytest.raises(WaitsError, match=r"learned from round 1 of 2 .*; the next has not been collected yet; collect"):
+        run_job(run.study, run.folder, "amtkd", progress=lambda done: seen.append(done.step))
+    assert seen == [1, 2, 3, 4]
+    run.answer("north")
+    with pytest.raises(WaitsError):
+        run_job(run.study, run.folder, "amtkd", progress=lambda done: seen.append(done.step))
+    for site in ("east", "south"):
+        run.answer(site)
+    card = run_job(run.study, run.folder, "amtkd", progress=lambda done: seen.append(done.step))
+    assert seen == list(range(1, 8))
+    whole = run_job(run.study, run.folder, "amtkd", label="whole")
+    assert card.weights_hash == whole.weights_hash
+    assert [check.terms for check in card.history] == [check.terms for check in whole.history]
+    assert card.history[0].terms == once.history[0].terms, "both learned from the first round"
+    assert card.history[-1].terms != once.history[-1].terms
+    assert run_job(run.study, run.folder, "supervised").steps == 7, "whom no teacher teaches waits for no round"
+
+
+def test_a_site_that_is_left_out_of_a_round_is_heard_as_it_answered_before(make_run: MakeRun) -> None:
+    run = in_rounds(make_run(), 2)
+    for site in ("east", "south"):
+        run.answer(site)
+    Run(run.folder).event("site-left-out", site="north", phase="collect", round=0, cause="of before", remedy="")
+    with pytest.raises(WaitsError):
+        run_job(run.study, run.folder, "amtkd")
+    Run(run.folder).event("site-left-out", site="north", phase="collect", round=1, cause="silent", remedy="")
+    card = run_job(run.study, run.folder, "amtkd")
+    assert card.teachers == ["north", "east", "south"]
+    alone = run.study.varied("alone")
+    assert run_job(alone, run.folder, "mono-teacher", label="alone").teachers == ["north"]
+    run.answer("north", [0])
+    Run(run.folder).event("collected", site="north", shard=0, round=1)
+    with pytest.raises(
+        InputError, match="has learned from 2 rounds of answers, and 1 are there whole; go on collecting"
+    ):
+        run_job(run.study, run.folder, "amtkd")
+    run.answer("north")
+    assert run_job(run.study, run.folder, "amtkd").history[-1].terms != card.history[-1].terms, "late answers count"
+
+
+def test_answers_of_other_rounds_than_the_study_asks_for_are_refused(make_run: MakeRun) -> None:
+    run = in_rounds(make_run(), 2)
+    run.answer("north", withheld=["attention"])
+    for site in ("east", "south"):
+        run.answer(site)
+    with pytest.raises(InputError, match="site north withholds attention in round-001, before it was nothing"):
+        run_job(run.study, run.folder, "amtkd")
+    for path in (run.folder / "store" / "north" / "round-000").glob("*/zarr.json"):
+        path.write_text(path.read_text().replace('"finished": true', '"finished": false'))
+    with pytest.raises(
+        InputError, match=r"the teacher of site north answered after 1 epochs, the study asks after \d+"
+    ):
+        run_job(run.study, run.folder, "consensus")

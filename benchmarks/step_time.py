@@ -70,7 +70,7 @@ class Trainee:
         plan, clock = self.study.distill, Clock()
         self.steps += block
         batches = TrainingBatches(self.job.slices, self.job.train, self.teachers, 0, plan.batch, plan.labelled_share)
-        training = train_plan(plan, 0, "benchmark")
+        training = train_plan(self.job.scheme, 0, "benchmark")
         fit(self.job.scheme, batches, training, self.folder, validate=None, until=self.steps, progress=clock)
         return clock
 

@@ -34,7 +34,7 @@ from imaging.lock import Lock
 from imaging.slices import CachedCase, SliceCache
 from study.cohorts import lead_slices, lead_split
 from study.draws import derived
-from study.plan import NAME, Distill, Study
+from study.plan import NAME, Study
 from study.prediction import case_dice
 from study.run import Run
 from study.student import CARD, WEIGHTS, Check, StudentCard, read_card, write_card
@@ -208,8 +208,9 @@ def new_scheme(study: Study, scheme: str, seed: int) -> Scheme:
         return schemes.create(scheme, student, study.distill, study.classes)
 
 
-def train_plan(plan: Distill, seed: int, identity: str) -> TrainPlan:
+def train_plan(scheme: Scheme, seed: int, identity: str) -> TrainPlan:
     """Adam under a cyclic learning rate (AMTKD, section 4.3), validated every `validate_every` steps."""
+    plan = scheme.plan
     lr = partial(cyclic_lr, lr_min=plan.lr_min, lr_max=plan.lr, half_cycle=plan.lr_half_cycle)
     return TrainPlan(
         steps=plan.steps,
@@ -218,6 +219,7 @@ def train_plan(plan: Distill, seed: int, identity: str) -> TrainPlan:
         every=plan.validate_every,
         patience=plan.patience,
         clip_norm=plan.clip_norm,
+        own_rates=scheme.own_rates,
         identity=identity,
     )
 
@@ -235,7 +237,7 @@ def train(
         job.slices, job.train, None, job.seed, plan.batch, plan.labelled_share, study.augment, share,
         views=study.answers.views, views_seed=study.seed,
     )  # fmt: skip
-    training = train_plan(plan, job.seed, job.origin.digest())
+    training = train_plan(job.scheme, job.seed, job.origin.digest())
     history = History(folder, training.lr, progress)
     validate = partial(case_dice, student, job.slices, job.validation, study.classes) if job.validation else None
     teach = partial(fit, job.scheme, plan=training, folder=folder, validate=validate, progress=history, fabric=fabric)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -54,6 +54,8 @@ class TrainPlan:
     """Validations without a higher Dice before training ends; None trains to `steps`."""
     clip_norm: float | None = None
     """Largest L2 norm of all gradients together; None leaves them as they are."""
+    own_rates: Mapping[str, float] = field(default_factory=dict)
+    """Learning rates of parts of the network, by module name, that keep theirs throughout instead of following `lr`."""
     identity: str = ""
     """Hash of what else must not change between two parts of one training: data, network, loss."""
 
@@ -109,7 +111,7 @@ def fit(
     """
     fabric = fabric or Fabric(accelerator="cpu", devices=1)
     network, scaling = fabric.to_device(learner.network), fabric.strategy.precision
-    adam = torch.optim.Adam((w for w in network.parameters() if w.requires_grad), lr=plan.lr(0), betas=(0.9, 0.999))
+    adam = torch.optim.Adam(_groups(network, plan.own_rates), lr=plan.lr(0), betas=(0.9, 0.999))
     state = restore(folder, network, adam, scaling, identity=_identity(plan))
     loss = loss_of(learner, fabric)
     optimiser = cast("torch.optim.Optimizer", fabric.setup_optimizers(adam))
@@ -149,12 +151,22 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train(was)
 
 
+def _groups(network: nn.Module, own_rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """What is descended: all that learns under the plan's rate, and each part with a rate of its own."""
+    apart = {name: [w for w in network.get_submodule(name).parameters() if w.requires_grad] for name in own_rates}
+    taken = {id(w) for part in apart.values() for w in part}
+    common = [w for w in network.parameters() if w.requires_grad and id(w) not in taken]
+    own = [{"params": part, "lr": own_rates[name], "own_rate": True} for name, part in apart.items()]
+    return [{"params": common}, *own]
+
+
 def _descend(
     network: nn.Module, optimiser: torch.optim.Optimizer, fabric: Fabric, *, lr: float, clip_norm: float | None
 ) -> None:
     """One step down the gradients, which are used up."""
     for group in optimiser.param_groups:
-        group["lr"] = lr
+        if "own_rate" not in group:
+            group["lr"] = lr
     if clip_norm is not None:  # where one is infinite, 16-mixed leaves the step out by itself
         fabric.clip_gradients(network, optimiser, max_norm=clip_norm, error_if_nonfinite=False)
     optimiser.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
@@ -77,6 +78,11 @@ class Scheme(nn.Module, ABC):
     def network(self) -> nn.Module:
         """Everything with weights or state, for the training loop."""
         return self
+
+    @property
+    def own_rates(self) -> Mapping[str, float]:
+        """Learning rates of what does not follow the student's, by module name."""
+        return {}
 
     @property
     @abstractmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -14,17 +16,24 @@ from models.contents import Content
 from models.knowledge import affinity
 from study.plan import Distill
 
+CRITIC_LR = 4e-4
+"""Of their run script, throughout; at a student's 0.01 the critic's scores grow until nothing else counts."""
+
 
 class Skd(Taught):
     """Pixels, pairs of places, and a critic who tells teacher from student (Liu et al. 2019).
 
-    Departs: their critic has an optimiser of its own and sees logits; ours descends beside the student, each on its own
-    term alone, and sees probabilities, whose scale no network can choose.
+    Departs: their critic sees logits and descends before the student; ours sees probabilities, whose scale no network
+    can choose, and descends in the same step, each on its own term alone.
     """
 
     def __init__(self, student: nn.Module, plan: Distill, classes: int) -> None:
         super().__init__(student, plan, classes)
         self.critic = critic(classes) if plan.skd.holistic else None
+
+    @property
+    def own_rates(self) -> Mapping[str, float]:
+        return {"critic": CRITIC_LR} if self.critic is not None else {}
 
     @property
     def contents(self) -> tuple[Content, ...]:

@@ -46,6 +46,19 @@ def test_one_seed_gives_one_network_and_another_seed_another(small: ModuleType, 
     assert not same(content(tmp_path / "a")["weights"], content(tmp_path / "c")["weights"]), "dropout ignores the seed"
 
 
+def test_a_part_with_a_rate_of_its_own_keeps_it_throughout(small: ModuleType, tmp_path: Path) -> None:
+    begin, ends = weights_hash(small.Learner().network[4].state_dict()), {}
+    for name, own in (("none", {}), ("still", {"4": 0.0}), ("quick", {"4": 0.02})):
+        learner = small.Learner()
+        for until in (4, 9):  # the second from a checkpoint
+            plan = replace(small.plan(9), own_rates=own)
+            fit(learner, small.Batches(), plan, tmp_path / name, validate=None, until=until)
+        ends[name] = [weights_hash(learner.network[layer].state_dict()) for layer in (0, 4)]
+    assert ends["still"][1] == begin
+    assert len({begin, *(last for _, last in ends.values())}) == 3
+    assert len({first for first, _ in ends.values()}) == 3, "the rest learned beside it"
+
+
 def test_training_in_parts_is_training_at_once(small: ModuleType, tmp_path: Path) -> None:
     whole = small.train(tmp_path / "whole")
     for until in (0, 1, 9, 9, 20, 5, 43):

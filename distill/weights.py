@@ -119,22 +119,12 @@ def _alike(answered: Tensor) -> Tensor:
     return shares(torch.ones_like(answered, dtype=torch.float32), answered)
 
 
-JUDGES: dict[Law, Judge] = {
-    "agreement": agreement,
-    "as-printed": as_printed,
-    "agreement-softmax": agreement_softmax,
-    "best-of": best_of,
-    "confidence": confidence,
-}
-"""The laws that judge each teacher by its loss on each slice."""
-
-
 def _dice_of(teachers: TeacherBatch, masks: Tensor, labelled: Tensor) -> Tensor:
     return teacher_losses(teachers.logits.softmax(2), masks, labelled, teachers.answered)
 
 
-def _by_dice(law: Law) -> Weigh:
-    return lambda teachers, masks, labelled, plan: JUDGES[law](_dice_of(teachers, masks, labelled), teachers.answered)
+def _by_dice(judge: Judge) -> Weigh:
+    return lambda teachers, masks, labelled, plan: judge(_dice_of(teachers, masks, labelled), teachers.answered)
 
 
 def _softmax(teachers: TeacherBatch, masks: Tensor, labelled: Tensor, plan: Weights) -> Tensor:
@@ -159,10 +149,10 @@ def _fixed(teachers: TeacherBatch, masks: Tensor, labelled: Tensor, plan: Weight
 LAWS: dict[Law, Weigh] = {
     "uniform": _uniform,
     "fixed": _fixed,
-    "agreement": _by_dice("agreement"),
-    "as-printed": _by_dice("as-printed"),
+    "agreement": _by_dice(agreement),
+    "as-printed": _by_dice(as_printed),
     "agreement-softmax": _softmax,
     "confidence": _confidence,
-    "best-of": _by_dice("best-of"),
+    "best-of": _by_dice(best_of),
 }
-"""By the name that `[distill.weights] law` gives."""
+"""By the name that `[distill.weights] law` gives; `learned`, no function of answers, is in schemes/learned."""

@@ -110,8 +110,8 @@ def write_site(study: Study, run_folder: Path, site: str, socket: Path) -> None:
     if "teacher" in former:
         content["teacher"] = former["teacher"]
     policy = dict(former.get("policy", {"downloads": True} if study.teacher_of(site).options.get("pretrained") else {}))
-    if "release" not in policy and (more := set(study.answers.contents) - set(DEFAULT)):  # a list stays what it is
-        policy["release"] = [name for name in CONTENTS if name in more.union(DEFAULT)]
+    if "release" not in policy and not set(study.answers.contents) <= set(DEFAULT):
+        policy["release"] = list(CONTENTS)  # all that may be asked later: from now on the list stays what it is
     if study.averaging.strategies:
         policy.setdefault("average", True)
     if policy:

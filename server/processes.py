@@ -119,10 +119,12 @@ class Processes:
         tick: Callable[[], None],
         at_once: int = 8,
         done: Callable[[Command], None] = lambda command: None,
+        failed: Callable[[Command, InputError], None] | None = None,
     ) -> list[str]:
         """What these jobs printed, once all have ended well; `done` is told of each as it ends.
 
-        `tick` waits a moment and shows what goes on.
+        `tick` waits a moment and shows what goes on. Where `failed` is given, it is told of a job that fails, and the
+        others go on.
         Raises: InputError with the last lines of a job that fails, or of a lasting process that ends meanwhile.
         """
         waiting, running, printed = list(commands), list[Child](), dict[Command, str]()
@@ -132,11 +134,16 @@ class Processes:
             tick()
             self.check()
             for child in [child for child in running if child.ended]:
-                self._finish(child)
                 running.remove(child)
-                printed[child.command] = child.output
-                done(child.command)
-        return [printed[command] for command in commands]
+                self._forget(child)
+                if child.process.returncode == 0:
+                    printed[child.command] = child.output
+                    done(child.command)
+                elif failed is None:
+                    raise child.failure()
+                else:
+                    failed(child.command, child.failure())
+        return [printed[command] for command in commands if command in printed]
 
     def check(self) -> None:
         """InputError with the last lines of the first lasting process that has ended."""
@@ -144,9 +151,7 @@ class Processes:
             if child.lasting and child.ended:
                 raise child.failure()
 
-    def _finish(self, child: Child) -> None:
-        if child.process.returncode != 0:
-            raise child.failure()
+    def _forget(self, child: Child) -> None:
         self.children.remove(child)
         self._write()
 

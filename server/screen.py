@@ -22,7 +22,16 @@ from server.words import PARTS, duration, words
 from study.plan import Study
 
 TICK_S, SHOW_S = 0.1, 0.5
-ALWAYS = {"site-left-out", "rejected", "sent-again", "phase-ended", "put-aside", "withheld", "settings-changed"}
+ALWAYS = {
+    "site-left-out",
+    "rejected",
+    "sent-again",
+    "phase-ended",
+    "put-aside",
+    "student-failed",
+    "withheld",
+    "settings-changed",
+}
 """Events that get a line above the live table too."""
 
 

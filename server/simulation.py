@@ -113,14 +113,30 @@ class Simulation:
             names = ", ".join(dict.fromkeys(key for found in others.values() for key in found))
             what = f"students of other settings are there: {', '.join(others)}; differing: {names}"
             raise InputError(what, fix=f"remove {folders}, restore the settings, or choose another folder with `--out`")
+        failed: dict[str, InputError] = {}
         if missing := [label for label in students if not self._distilled(label)]:
-            at_once = max(1, cores() // self.study.distill.threads)
+            jobs = {self._job(label): label for label in missing}
             with self._timed("distill"):
-                self.processes.complete([self._job(label) for label in missing], tick=self.screen.tick, at_once=at_once)
+                self._complete(jobs, failed)
         last = number == self.study.answers.rounds - 1
-        if waiting := [label for label in students if last and not self._distilled(label)]:
+        if waiting := [label for label in students if last and label not in failed and not self._distilled(label)]:
             log = self._log(f"distill-{waiting[0]}")
             raise InputError(f"{waiting[0]} was not trained to its end", where=log, fix="see what its log says last")
+
+    def _complete(self, jobs: dict[Command, str], failed: dict[str, InputError]) -> None:
+        """Train these students; one that fails is told of and noted in `failed`, and costs the others nothing.
+
+        Raises: InputError where the one that is shipped fails, when the others are done.
+        """
+
+        def note(job: Command, error: InputError) -> None:
+            failed[jobs[job]] = error
+            self.run.event("student-failed", label=jobs[job], cause=error.what, remedy=error.fix)
+
+        at_once = max(1, cores() // self.study.distill.threads)
+        self.processes.complete(list(jobs), tick=self.screen.tick, at_once=at_once, failed=note)
+        if self.study.distill.scheme in failed:
+            raise failed[self.study.distill.scheme]
 
     def average(self) -> None:
         if Averaging(self.study, self.run).labels:

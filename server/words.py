@@ -64,6 +64,7 @@ WORDS: dict[str, Callable[[Event], str]] = {
     "put-aside": lambda e: f"a scan of the study lead is put aside: {e['what']}",
     "validation": _validated,
     "round-ended": lambda e: f"{e['label']}: round {e['round']} of {e['of']} with {', '.join(e['sites'])}",
+    "student-failed": lambda e: f"{e['label']} was not trained, the others go on: {e['cause']}",
     "evaluated": lambda e: f"{e['site']}: {e['label']} on {e['cases']} test patients",
 }
 

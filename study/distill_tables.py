@@ -11,7 +11,10 @@ from study.tables import Name, Plan, Split, StudentName
 
 COMMON = ("split", "compare", "variants")
 """Keys that a variant cannot have: `split` decides which slices the sites are asked about."""
-Law = Literal["uniform", "fixed", "agreement", "as-printed", "agreement-softmax", "confidence", "best-of"]
+Law = Literal["uniform", "fixed", "agreement", "as-printed", "agreement-softmax", "confidence", "best-of", "learned"]
+
+
+Attention = Literal["scaled", "summed", "as-printed"]
 
 
 class Weights(Plan):
@@ -20,8 +23,10 @@ class Weights(Plan):
     law: Law | None = None
     """`agreement` gives the teacher with the better Dice on the slice more, `as-printed` the worse (AMTKD, after Eq.
     7), `agreement-softmax` the better much more, `confidence` the one with the lower cross-entropy (CA-MKD), `best-of`
-    all to the best, `fixed` what stands below, `uniform` all alike. When absent the scheme's own: `agreement` for
-    `amtkd`, `agreement-softmax` for `consensus`, `confidence` for `ca-mkd`; schemes for one teacher then hear one."""
+    all to the best, `fixed` what stands below, `uniform` all alike, `learned` what is learned beside the student
+    (AMTML-KD, with `amtml_kd.decay`). When absent the scheme's own: `agreement` for `amtkd`, `agreement-softmax` for
+    `consensus`, `confidence` for `ca-mkd`, `learned` for `amtml-kd`; schemes for one teacher then hear one. `uniform`
+    and `mono-teacher` take no other."""
     fixed: dict[str, float] = Field(default_factory=dict)
     """Site -> share, for the law `fixed`; a site that is not named has 0."""
     tau: float = Field(0.1, gt=0)
@@ -45,9 +50,10 @@ class Amtkd(Plan):
     """alpha2, weight of the Lovász-Softmax loss (Eq. 5)."""
     alpha: float = Field(0.1, ge=0)
     """Weight of the intermediate loss, attention and region contrast (Eq. 6)."""
-    attention: Literal["scaled", "summed"] = "scaled"
-    """Eq. 3's distance divided by the side of the feature grid, or summed over it as printed: it then grows with the
-    side, so that `alpha` means something else at each size of slice and tap."""
+    attention: Attention = "scaled"
+    """Eq. 3's L1 distance of maps of unit norm, `scaled` by the side of the feature grid, or `summed` over it, which
+    grows with the side, so that `alpha` means something else at each size of slice and tap. `as-printed` norms the
+    difference instead of the maps, and cannot tell near from far."""
     beta: float = Field(0.1, ge=0)
     """Weight of the temperature KL (Eq. 6)."""
     kl: Literal["teacher-first", "student-first"] = "teacher-first"
@@ -70,6 +76,9 @@ class At(Plan):
 
     weight: float = Field(1000.0, ge=0)
     """beta: it multiplies a mean over the map's places, as their code has it."""
+    form: Literal["code", "as-printed"] = "code"
+    """`code`: mean of the squared difference of unit maps; `as-printed`: half its L2 norm, which is far larger, so that
+    `weight` has to be far smaller."""
 
 
 class Skd(Plan):
@@ -77,6 +86,8 @@ class Skd(Plan):
 
     pixel: float = Field(10.0, ge=0)
     """lambda of the cross-entropy with the teacher's probabilities."""
+    pixels: Literal["mean", "code"] = "mean"
+    """Mean over slices and pixels, or as their code has it summed over the batch's slices."""
     pair: float = Field(1.0, ge=0)
     """lambda of the pair-wise affinities (their run script: 0.5)."""
     holistic: float = Field(0.1, ge=0)
@@ -121,7 +132,9 @@ class ProtoKd(Plan):
     """`[distill.protokd]`: prototype knowledge distillation (Wang et al. 2023)."""
 
     kd: float = Field(10.0, ge=0)
-    """Weight of the KL, a mean over classes too and without lambda², as their code has it."""
+    """Weight of the KL."""
+    form: Literal["code", "usual"] = "code"
+    """`code`: the KL is a mean over classes too, without lambda²; `usual`: summed over classes, times lambda²."""
     temperature: float = Field(10.0, gt=0)
     """Temperature of the KL."""
     prototypes: float = Field(0.1, ge=0)
@@ -150,6 +163,8 @@ class CaMkd(Plan):
 
     kd: float = Field(1.0, ge=0)
     """Weight of the KL to each teacher, at temperature 4."""
+    form: Literal["as-printed", "code"] = "as-printed"
+    """`as-printed`: weights of the teachers add up to 1; `code`: their code divides by the number of teachers again."""
     hints: float = Field(0.0, ge=0)
     """Weight of the hints (theirs: 50); they need `features`, whole feature maps of every teacher."""
 

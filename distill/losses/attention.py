@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,15 +18,33 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     return (unit(student) - unit(teacher)).abs().sum((1, 2))
 
 
+def attention_printed(student: Tensor, teacher: Tensor) -> Tensor:
+    """|| (A^s - A^t) / ||A^s - A^t||_2 ||_1, (N,), 0 where the maps are equal: AMTKD's Eq. 3 to the letter.
+
+    Shapes as above. The difference is normed, so it says nothing of how far the maps are from each other.
+    """
+    teacher = F.interpolate(teacher[:, None], student.shape[1:], mode="bilinear", align_corners=False)[:, 0]
+    return unit(student - teacher).abs().sum((1, 2))
+
+
 def attention_square(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of two attention maps of unit L2 norm, (N,).
 
     Shapes: student (N, h, w), teacher (N, h', w'); the larger is averaged down to the smaller. Source: Zagoruyko and
-    Komodakis 2017, in the form of their code: a mean over places of the square, where the paper has beta/2 times the
-    L2 norm; `at.weight` is theirs for this form.
+    Komodakis 2017, in the form of their code: a mean over places of the square; `at.weight` is theirs for this form.
     """
+    return _between_units(student, teacher).square().mean((1, 2))
+
+
+def attention_norm(student: Tensor, teacher: Tensor) -> Tensor:
+    """Half the L2 norm of the same difference, (N,): the form that Zagoruyko and Komodakis 2017 print."""
+    norms: Tensor = torch.linalg.vector_norm(_between_units(student, teacher), dim=(1, 2))
+    return norms / 2
+
+
+def _between_units(student: Tensor, teacher: Tensor) -> Tensor:
     sides = (min(student.shape[1], teacher.shape[1]), min(student.shape[2], teacher.shape[2]))
-    return (unit(_averaged(student, sides)) - unit(_averaged(teacher, sides))).square().mean((1, 2))
+    return unit(_averaged(student, sides)) - unit(_averaged(teacher, sides))
 
 
 def importance_distance(student: Tensor, teacher: Tensor) -> Tensor:

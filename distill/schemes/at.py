@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 import models
-from distill.losses.attention import attention_square
+from distill.losses.attention import attention_norm, attention_square
 from distill.losses.cross_entropy import cross_entropy
 from distill.schemes.base import Batch
-from distill.schemes.taught import Lesson, Taught, labelled_mean
+from distill.schemes.taught import Lesson, Taught, labelled_mean, over_taps
 from models.contents import Content
 from models.knowledge import attention_map
 
@@ -25,12 +25,13 @@ class At(Taught):
         return models.TAPS
 
     def terms(self, lesson: Lesson) -> dict[str, Tensor]:
-        each = [self._at(lesson, tap) for tap in self.taps]
-        return {"attention": self.plan.at.weight * sum(each[1:], each[0])}
+        """Weight times the sum over taps of the distance of maps F = sum_c |f_c|², each of unit norm (section 3.1)."""
+        return {"attention": self.plan.at.weight * over_taps(lambda tap: self._at(lesson, tap))}
 
     def _at(self, lesson: Lesson, tap: str) -> Tensor:
         own, name = attention_map(lesson.features[tap], p=2), f"attention-2/{tap}"
-        return lesson.distance(name, lambda told: attention_square(own, told[name]))
+        distance = attention_norm if self.plan.at.form == "as-printed" else attention_square
+        return lesson.distance(name, lambda told: distance(own, told[name]))
 
     def segmentation(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy."""

@@ -31,16 +31,19 @@ class CaMkd(Taught):
         return ("decoder",) if self.plan.ca_mkd.hints else ()
 
     def adapt(self, sample: Batch) -> None:
+        super().adapt(sample)
         if self.plan.ca_mkd.hints:
             self.hints = Hints(channels_of(self.student, sample.images, "decoder"), teachers_of(sample))
 
     def terms(self, lesson: Lesson) -> dict[str, Tensor]:
-        """sum_j w_j KL_j: like the KL to the mixture in all but a constant. Departs: their code divides by T again."""
+        """sum_j w_j KL_j, like the KL to the mixture in all but a constant, and the hints, weighed alike."""
+        plan = self.plan.ca_mkd
+        again = lesson.weights.shape[1] if plan.form == "code" else 1
         kl = teacher_first_kl(lesson.logits, lesson.target(TEMPERATURE))
-        terms = {"kl": self.plan.ca_mkd.kd * lesson.mean(kl)}
-        if self.plan.ca_mkd.hints:
+        terms = {"kl": plan.kd / again * lesson.mean(kl)}
+        if plan.hints:
             distances = self.hints.distances(lesson.features["decoder"], lesson.teachers)
-            terms["hints"] = self.plan.ca_mkd.hints * lesson.over(Hints.NAME, distances.unbind(1))
+            terms["hints"] = plan.hints / again * lesson.over(Hints.NAME, distances.unbind(1))
         return terms
 
     def segmentation(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:

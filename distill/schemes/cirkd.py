@@ -40,6 +40,7 @@ class Cirkd(Taught):
 
     def adapt(self, sample: Batch) -> None:
         """A head and two memories a teacher, as wide as that teacher's features."""
+        super().adapt(sample)
         plan, teachers = self.plan.cirkd, teachers_of(sample)
         channels = channels_of(self.student, sample.images, "decoder")
         widths = [one[NAME].shape[1] if NAME in one else 1 for one in teachers.told]

@@ -10,9 +10,9 @@ from distill.losses.contrast import region_affinity
 from distill.losses.cross_entropy import focal
 from distill.losses.kl import TEMPERATURE, teacher_first_kl
 from distill.schemes.base import Batch
-from distill.schemes.taught import Lesson, Taught, Told, labelled_mean
+from distill.schemes.taught import Lesson, Taught, labelled_mean, over_taps, region_term
 from models.contents import Content
-from models.knowledge import attention_map, region_contrast
+from models.knowledge import attention_map
 from study.dice import dice_loss
 
 
@@ -32,27 +32,18 @@ class Emkd(Taught):
         return models.TAPS
 
     def terms(self, lesson: Lesson) -> dict[str, Tensor]:
+        """Their PMD, IMD and RAD: KL at lambda 4, attention with p = 4, squares of region contrast's differences."""
         plan = self.plan.emkd
         kl = teacher_first_kl(lesson.logits, lesson.target(TEMPERATURE))
-        importance = [self._importance(lesson, tap) for tap in self.taps]
-        region = [self._region(lesson, tap) for tap in self.taps]
         return {
             "prediction": plan.prediction * lesson.mean(kl),
-            "importance": plan.importance * sum(importance[1:], importance[0]),
-            "region": plan.region * sum(region[1:], region[0]),
+            "importance": plan.importance * over_taps(lambda tap: self._importance(lesson, tap)),
+            "region": plan.region * over_taps(lambda tap: region_term(lesson, tap, self.classes, region_affinity)),
         }
 
     def _importance(self, lesson: Lesson, tap: str) -> Tensor:
         own, name = attention_map(lesson.features[tap], p=4), f"attention-4/{tap}"
         return lesson.distance(name, lambda told: importance_distance(own, told[name]))
-
-    def _region(self, lesson: Lesson, tap: str) -> Tensor:
-        own, measured = region_contrast(lesson.features[tap], lesson.batch.masks, self.classes)
-
-        def distance(told: Told) -> Tensor:
-            return region_affinity(own, told[f"contrast/{tap}"], measured & told[f"valid/{tap}"])
-
-        return lesson.distance(f"contrast/{tap}", distance, where=lesson.batch.labelled)
 
     def segmentation(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Half focal, half Dice. Departs: their Dice pools the batch, ours is one a slice."""

@@ -14,6 +14,7 @@ class Kd(Taught):
     """The teacher's softened probabilities alone (Hinton et al. 2015)."""
 
     def terms(self, lesson: Lesson) -> dict[str, Tensor]:
+        """Weight times lambda² KL(p^t || p^s), both softened at lambda (section 2)."""
         plan = self.plan.kd
         kl = teacher_first_kl(lesson.logits, lesson.target(plan.temperature), temperature=plan.temperature)
         return {"kl": plan.weight * lesson.mean(kl)}

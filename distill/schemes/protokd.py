@@ -26,8 +26,9 @@ class ProtoKd(Taught):
         return ("decoder",)
 
     def terms(self, lesson: Lesson) -> dict[str, Tensor]:
-        """KL as their code has it: a mean over classes too, without lambda²."""
+        """KL to the softened teacher, and cosine maps against its prototypes' for the classes that a slice shows."""
         plan = self.plan.protokd
+        scale = 1.0 if plan.form == "usual" else 1 / plan.temperature**2 / self.classes
         kl = teacher_first_kl(lesson.logits, lesson.target(plan.temperature), temperature=plan.temperature)
         own, there = prototype_maps(lesson.features["decoder"], lesson.batch.masks, self.classes)
 
@@ -36,7 +37,7 @@ class ProtoKd(Taught):
 
         maps = lesson.distance("prototypes/decoder", distance, where=lesson.batch.labelled)
         return {
-            "kl": plan.kd / plan.temperature**2 / self.classes * lesson.mean(kl),
+            "kl": plan.kd * scale * lesson.mean(kl),
             "prototypes": plan.prototypes * maps,
         }
 

@@ -44,8 +44,10 @@ class Skd(Taught):
         return ("decoder",) if self.plan.skd.pair else ()
 
     def terms(self, lesson: Lesson) -> dict[str, Tensor]:
+        """lambda_1 pixel-wise, lambda_2 pair-wise and lambda_3 holistic (section 3), and what the critic descends."""
         plan, target = self.plan.skd, lesson.target(1.0)
-        terms = {"pixel": plan.pixel * lesson.mean(soft_cross_entropy(lesson.logits, target))}
+        slices = lesson.heard.sum() if plan.pixels == "code" else 1
+        terms = {"pixel": plan.pixel * slices * lesson.mean(soft_cross_entropy(lesson.logits, target))}
         if plan.pair:
             own, name = affinity(lesson.features["decoder"]), "affinity/decoder"
             terms["pair"] = plan.pair * lesson.distance(name, lambda told: pairwise_distance(own, told[name].float()))

@@ -14,10 +14,14 @@ from torch import Tensor
 import models
 from distill.losses.kl import soften
 from distill.schemes.base import Batch, Needs, Scheme, TeacherBatch, mean_where, teachers_of
+from distill.schemes.learned import Learned
 from distill.schemes.supervised import segmentation
 from distill.weights import LAWS, mixture
 from models.contents import Content
+from models.knowledge import region_contrast
 from study.distill_tables import Law
+from study.prediction import channels_of
+from study.training import evaluating
 
 Told = Mapping[str, Tensor]
 
@@ -80,6 +84,12 @@ class Taught(Scheme):
         """Where it looks into the student, under its plan."""
         return ()
 
+    def adapt(self, sample: Batch) -> None:
+        """What weighs the teachers, where that is learned; a scheme with more to make calls this first."""
+        if self.law == "learned":
+            width = channels_of(self.student, sample.images, "encoder")
+            self.learned = Learned(teachers_of(sample).logits.shape[1], width)
+
     @property
     def law(self) -> Law | None:
         """How the teachers are weighed; None where one is heard."""
@@ -91,14 +101,18 @@ class Taught(Scheme):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         teachers = teachers_of(batch)
-        with models.tap(self.student, self.taps) as features:
+        watched = dict.fromkeys([*self.taps, *(["encoder"] if self.law == "learned" else [])])
+        with models.tap(self.student, tuple(watched)) as features:
             logits = self.student(batch.images).float()
         features = {name: maps.float() for name, maps in features.items()}
         own = self.plan.segmentation == "own"
         with torch.autocast(logits.device.type, enabled=False):  # mixed precision is for the student alone
             lesson = Lesson(batch, teachers, logits, features, self.weigh(batch, features))
             masks = self.segmentation(logits, batch) if own else segmentation(logits, batch, self.plan.amtkd)
-            return masks | self.terms(lesson)
+            terms = masks | self.terms(lesson)
+            if self.law == "learned":
+                terms["decay"] = self.plan.amtml_kd.decay * self.learned.decay()
+            return terms
 
     @abstractmethod
     def terms(self, lesson: Lesson) -> dict[str, Tensor]:
@@ -113,11 +127,36 @@ class Taught(Scheme):
         """w_j by the law, (N, T); a teacher who did not answer weighs nothing."""
         if self.law is None:
             return super().weights(batch)
+        if self.law == "learned":
+            with evaluating(self.student), models.tap(self.student, ("encoder",)) as features:
+                self.student(batch.images)
+            return self.weigh(batch, features)
         return LAWS[self.law](teachers_of(batch), batch.masks, batch.labelled, self.plan.weights)
 
     def weigh(self, batch: Batch, features: dict[str, Tensor]) -> Tensor:
-        """The weights where the student's features are at hand."""
+        """The weights where the student's features are at hand: learned ones with their gradient."""
+        if self.law == "learned":
+            weights: Tensor = self.learned(features["encoder"], teachers_of(batch).answered)
+            return weights
         return self.weights(batch)
+
+
+def over_taps(term: Callable[[str], Tensor]) -> Tensor:
+    """Sum of a term over the taps: the ends of encoder and decoder."""
+    return torch.stack([term(tap) for tap in models.TAPS]).sum()
+
+
+def region_term(lesson: Lesson, tap: str, classes: int, distance: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """A distance (student's, teacher's, which pairs count) of region contrasts at one tap, on outlined slices.
+
+    The student's regions are those of its augmented mask, a teacher's those of the slice it was sent.
+    """
+    own, measured = region_contrast(lesson.features[tap], lesson.batch.masks, classes)
+
+    def told_apart(told: Told) -> Tensor:
+        return distance(own, told[f"contrast/{tap}"], measured & told[f"valid/{tap}"])
+
+    return lesson.distance(f"contrast/{tap}", told_apart, where=lesson.batch.labelled)
 
 
 def labelled_mean(values: Callable[[Tensor, Tensor], Tensor], logits: Tensor, batch: Batch) -> Tensor:

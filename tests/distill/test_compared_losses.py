@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -12,13 +13,13 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from distill import schemes
-from distill.losses.attention import attention_square, importance_distance
+from distill.losses.attention import attention_norm, attention_square, importance_distance
 from distill.losses.contrast import region_affinity
 from distill.losses.cross_entropy import cross_entropy, focal, soft_cross_entropy
 from distill.losses.relation import rkd_angle, rkd_distance
 from distill.losses.structure import cross_image_distance, pairwise_distance, prototype_distance
-from distill.schemes.amtml import learned_scores
 from distill.schemes.base import Batch
+from distill.schemes.learned import learned_scores
 from distill.schemes.memory import Memory
 from distill.schemes.skd import critic, critic_loss
 from models.knowledge import affinity, attention_map, prototype_maps, region_contrast
@@ -42,6 +43,7 @@ def test_attention_worked() -> None:
     two = (attention_map(STUDENT, p=2), attention_map(TEACHER, p=2))
     four = (attention_map(STUDENT, p=4), attention_map(TEACHER, p=4))
     near(attention_square(*two), array(0.01898080))
+    near(attention_norm(*two), array(math.sqrt(4 * 0.01898080) / 2))
     near(importance_distance(*four), array(0.11345310))
 
 
@@ -109,8 +111,8 @@ def test_an_absent_teacher_does_not_drown_the_others_learned_weights(
     assert teachers is not None
     teachers.answered[:, 0] = False
     with torch.no_grad():
-        learner.get_parameter("projection").fill_(1.0)
-        learner.get_parameter("theta")[0] = 1e4
+        learner.get_parameter("learned.projection").fill_(1.0)
+        learner.get_parameter("learned.theta")[0] = 1e4
     weights = learner.weights(data)
     assert (weights[:, 0] == 0).all()
     assert (weights[:, 1:].std(1) > 1e-6).any()

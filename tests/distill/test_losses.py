@@ -12,7 +12,7 @@ from monai.losses.dice import DiceLoss
 from torch import Tensor
 from torch.testing import assert_close
 
-from distill.losses.attention import attention_transfer
+from distill.losses.attention import attention_printed, attention_transfer
 from distill.losses.contrast import contrast_distance
 from distill.losses.kl import soften, student_first_kl, teacher_first_kl
 from study.dice import dice_loss, one_hot, soft_dice_loss
@@ -175,6 +175,10 @@ def test_attention_transfer_worked() -> None:
     student = torch.tensor([[[3.0, 2.0], [2.0, 4.0]]], dtype=torch.float64)
     teacher = torch.tensor([[[3.0, 2.0], [1.0, 5.0]]], dtype=torch.float64)
     near(attention_transfer(student, teacher), torch.tensor([0.36210481], dtype=torch.float64))
+    for share in (1.0, 0.001):  # as printed it cannot tell near from far
+        nearer = teacher + share * (student - teacher)
+        near(attention_printed(nearer, teacher), torch.tensor([1.41421356], dtype=torch.float64))
+    near(attention_printed(teacher, teacher), torch.zeros(1, dtype=torch.float64))
 
 
 @given(gain=floats(0.01, 100))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -111,7 +112,7 @@ def test_a_teacher_who_gives_logits_alone_counts_where_it_can(name: str, student
     learner.loss(data)
     terms = learner.loss(data)
     assert all(term.isfinite() for term in terms.values())
-    assert all(terms[term] != 0 for term in TERMS[name])
+    assert all(terms[term] != 0 for term in TERMS[name] - {"decay"})
 
 
 @pytest.mark.parametrize("name", ["amtml-kd", "ca-mkd"])
@@ -229,10 +230,71 @@ def test_a_slice_that_nobody_answered_teaches_by_its_mask_alone(student: Student
     assert {name for name, term in learner.loss(data).items() if term == 0} == {"kl", "attention", "contrast"}
 
 
-def test_without_any_mask_only_the_teachers_speak(student: Student, batch: MakeBatch) -> None:
-    terms = scheme("amtkd", student).loss(batch(3, unlabelled=5))
-    assert {name for name, term in terms.items() if term == 0} == {"dice", "lovasz", "contrast"}
+SILENT = {"dice", "lovasz", "ce", "focal", "contrast", "region", "prototypes", "pixel"}
+"""Terms that need a mask; `pixel` is CIRKD's, whose memory is filled by masks."""
+
+
+@pytest.mark.parametrize("segmentation", ["amtkd", "own"])
+@pytest.mark.parametrize("name", [name for name in schemes.names() if name != "supervised"])
+def test_without_any_mask_only_the_teachers_speak(
+    name: str, segmentation: str, student: Student, batch: MakeBatch
+) -> None:
+    learner = schemes.create(name, student(3), Distill.model_validate({"segmentation": segmentation}), 3)
+    data = batch(3, unlabelled=5, teachers=1 if learner.needs.teachers == "one" else 3)
+    adapted(learner, data)
+    learner.loss(data)
+    terms = learner.loss(data)
+    silent = SILENT - ({"pixel"} if name == "skd" else set())
+    assert {term for term, value in terms.items() if value == 0} == silent & set(terms)
+    assert set(terms) - silent
     torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is None or p.grad.isfinite().all() for p in learner.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in schemes.names() if name != "supervised"])
+def test_a_batch_that_nobody_answered_teaches_by_its_masks(name: str, student: Student, batch: MakeBatch) -> None:
+    learner = schemes.create(name, student(3), Distill(), 3)
+    data = batch(3, teachers=1 if learner.needs.teachers == "one" else 3)
+    adapted(learner, data)
+    answers_of(data).answered[:] = False
+    terms = learner.loss(data)
+    assert {term for term, value in terms.items() if value != 0} <= {"dice", "lovasz", "decay"}
+    assert all(value.isfinite() for value in terms.values())
+
+
+@pytest.mark.parametrize("name", ["amtkd", "kd", "consensus", "amtml-kd"])
+def test_weights_can_be_learned_in_any_scheme(name: str, student: Student, batch: MakeBatch) -> None:
+    plan = Distill.model_validate({"weights": {"law": "learned"}, "amtml_kd": {"decay": 0.5}})
+    learner, data = adapted(schemes.create(name, student(3), plan, 3), batch(3)), batch(3)
+    terms = learner.loss(data)
+    learned = [learner.get_parameter(f"learned.{name}") for name in ("theta", "projection")]
+    assert_close(terms["decay"], 0.5 * sum(part.square().sum() for part in learned))
+    terms["kl"].backward()  # type: ignore[no-untyped-call]
+    assert all(part.grad is not None and part.grad.abs().sum() > 0 for part in learned)
+    weights, answered = learner.weights(data), answers_of(data).answered
+    assert_close(weights.sum(1), answered.any(1).float())
+    assert (weights[~answered] == 0).all()
+    assert not weights.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "times"),
+    [
+        ("skd", {"skd": {"pixels": "code"}}, {"pixel": 5.0}),
+        ("protokd", {"protokd": {"form": "usual"}}, {"kl": 100.0 * 3}),
+        ("ca-mkd", {"ca_mkd": {"form": "code"}}, {"kl": 1 / 3}),
+    ],
+)
+def test_what_codes_and_papers_do_otherwise_can_be_chosen(
+    name: str, other: dict[str, Any], times: dict[str, float], student: Student, batch: MakeBatch
+) -> None:
+    net, data = student(3), batch(3, teachers=3 if name == "ca-mkd" else 1)
+    usual, chosen = (
+        adapted(schemes.create(name, net, Distill.model_validate(plan), 3), data).eval().loss(data)
+        for plan in ({}, other)
+    )
+    for term, factor in times.items():
+        assert_close(chosen[term], factor * usual[term])
 
 
 def test_softened_logits_alone_need_nothing_else(student: Student, batch: MakeBatch) -> None:

@@ -12,11 +12,28 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from distill.losses.kl import teacher_first_kl
-from distill.weights import JUDGES, dissent, mixture, teacher_losses
+from distill.weights import (
+    Judge,
+    agreement,
+    agreement_softmax,
+    as_printed,
+    best_of,
+    confidence,
+    dissent,
+    mixture,
+    teacher_losses,
+)
 from study.dice import dice_loss
 from study.distill_tables import Law
 
 near = partial(assert_close, atol=1e-6, rtol=0.0)
+JUDGES: dict[Law, Judge] = {
+    "agreement": agreement,
+    "as-printed": as_printed,
+    "agreement-softmax": agreement_softmax,
+    "best-of": best_of,
+    "confidence": confidence,
+}
 
 
 def weights(law: Law, losses: list[float], answered: list[bool] | None = None) -> Tensor:
@@ -106,9 +123,8 @@ def test_one_that_finds_a_small_organ_alone_is_not_silenced_by_two_that_miss_it(
     organ[8:12, 8:12] = 1
     foreground = torch.stack([0.98 * organ, 0.001 * torch.ones(20, 20), 0.03 * torch.ones(20, 20)])
     probs = torch.stack([1 - foreground, foreground], dim=1)[None]
-    weights = JUDGES["agreement"](
-        dissent(probs, torch.ones(1, 3, dtype=torch.bool)), torch.ones(1, 3, dtype=torch.bool)
-    )
+    there = torch.ones(1, 3, dtype=torch.bool)
+    weights = agreement(dissent(probs, there), there)
     assert weights[0, 0] > 1 / 3
     assert weights.min() > 0.2
 

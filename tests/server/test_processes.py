@@ -85,6 +85,16 @@ def test_a_failing_job_shows_its_last_lines_and_its_log(tmp_path: Path) -> None:
     assert str(tmp_path / "the job.log") in told
 
 
+def test_a_job_that_fails_costs_the_others_nothing_where_somebody_takes_note(tmp_path: Path) -> None:
+    failed: list[tuple[str, str]] = []
+    jobs = [command(tmp_path, words, name) for name, words in (("a", "echo no; exit 2"), ("b", "sleep 0.2; echo yes"))]
+    with Processes(tmp_path / "processes.json") as running:
+        printed = running.complete(jobs, tick=tick, failed=lambda job, error: failed.append((job.name, error.what)))
+        assert json.loads((tmp_path / "processes.json").read_text()) == []
+    assert printed == ["yes\n"]
+    assert [(name, "exit code 2" in what, "no" in what) for name, what in failed] == [("a", True, True)]
+
+
 def test_a_lasting_process_that_ends_is_reported_while_a_job_runs(tmp_path: Path) -> None:
     with Processes(tmp_path / "processes.json") as running:
         running.start(command(tmp_path, "sleep 0.2; echo the disk is full; kill -9 $$", "the service"), lasting=True)

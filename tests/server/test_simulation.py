@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,9 @@ import pytest
 from imaging.errors import InputError
 from server.deployment import Coordinator
 from server.federation import Federation
+from server.processes import Command, Processes
 from server.simulation import Simulation
+from server.words import words
 from study.cards import card_path, write_card
 from study.plan import Averaging, Distill, read_study
 from study.run import Run
@@ -91,6 +94,26 @@ def test_a_student_is_distilled_again_after_late_answers(tmp_path: Path) -> None
     assert simulation._otherwise("amtkd") == []
 
 
+@pytest.mark.parametrize("shipped", [False, True])
+def test_a_student_that_fails_costs_the_others_nothing(tmp_path: Path, shipped: bool) -> None:
+    plan = Distill(scheme="skd" if shipped else "amtkd", compare=["uniform"])
+    run, study = Run(tmp_path), SimpleNamespace(distill=plan)
+    env = {"PATH": os.environ["PATH"]}
+    ends = {"skd": "echo not finite; exit 1", plan.compare[0]: f"sleep 0.2; touch {tmp_path}/done"}
+    jobs = {Command(name, ["sh", "-c", words], tmp_path / f"{name}.log", env): name for name, words in ends.items()}
+    failed: dict[str, InputError] = {}
+    with Processes(tmp_path / "processes.json") as processes:
+        screen = SimpleNamespace(tick=lambda: time.sleep(0.02))
+        simulation = Simulation(*cast(Any, (study, run, processes, screen)))
+        with pytest.raises(InputError, match="not finite") if shipped else nullcontext():
+            simulation._complete(jobs, failed)
+    assert (tmp_path / "done").exists()
+    assert list(failed) == ["skd"]
+    [event] = run.events("student-failed")
+    assert (event["label"], "not finite" in event["cause"]) == ("skd", True)
+    assert "skd was not trained, the others go on" in (words(event) or "")
+
+
 @pytest.mark.parametrize(
     ("epochs", "until", "rounds"),
     [((0, 0), "report", [0, 1, 2]), ((0, 0), "collect", [0]), ((7, 4), "report", [1, 2]), ((9, 18), "distill", [2])],
@@ -120,9 +143,9 @@ def test_teachers_are_evaluated_again_after_one_has_learned_more(tmp_path: Path,
     simulation._preceptor = lambda name, *words: asked.append(words[0])  # type: ignore[method-assign]
     card, table = card_path(tmp_path, "a"), tmp_path / "cross.json"
     card.parent.mkdir()
-    for path, time in ((card, 1000), (table, 1000 + age)):
+    for path, second in ((card, 1000), (table, 1000 + age)):
         path.write_text("{}")
-        os.utime(path, (time, time))
+        os.utime(path, (second, second))
     simulation.cross()
     assert bool(asked) == again
 

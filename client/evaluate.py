@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,6 @@ def _case(network: nn.Module, scans: Scans, case: CachedCase, classes: list[str]
     logits = logits_of(network, cache.images[rows])
     reference = cache.native_mask(case)
     metrics = case_metrics(to_native(logits, case.grid), reference, classes=classes, spacing_mm=case.spacing_mm)
-    values = [value for value in metrics["dice"].values() if value is not None]
     prediction = logits.argmax(1).astype(np.uint8)
     shown = _shown(prediction, cache.masks[rows], len(classes))
     overlay = {
@@ -79,7 +79,8 @@ def _case(network: nn.Module, scans: Scans, case: CachedCase, classes: list[str]
         "reference": cache.masks[rows][shown],
         "prediction": prediction[shown],
     }
-    return Evaluated(CaseMetrics(metrics=metrics), float(np.mean(values)), overlay)
+    found = CaseMetrics(metrics=metrics)
+    return Evaluated(found, found.mean("dice"), overlay)
 
 
 def _shown(prediction: NDArray[np.uint8], reference: NDArray[np.uint8], classes: int) -> list[int]:
@@ -136,6 +137,9 @@ def evaluate_student(
     dice = float(np.mean([evaluated.dice for evaluated in found["test"]]))
     log.info("%s on %d test cases: Dice %.3f", request.label, len(found["test"]), dice)
     val, test = ([evaluated.metrics for evaluated in found[part]] for part in ("val", "test"))
-    reply = EvaluateReply(site=config.name, label=request.label, weights_hash=weights_hash, val=val, test=test)
+    reply = EvaluateReply(
+        site=config.name, label=request.label, weights_hash=weights_hash, val=val, test=test,
+        cases=sha256(f"cases {scans.identity()}".encode()).hexdigest()[:16],
+    )  # fmt: skip
     write_text(kept, reply.model_dump_json())
     return reply

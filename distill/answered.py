@@ -18,11 +18,9 @@ from imaging.slices import SliceCache
 from models.contents import ONNX
 from study.cohorts import open_store, shards
 from study.plan import Study
-from study.run import left_out
+from study.run import left_out, read_study_of
 from study.store import AnswerStore
 from study.views import numbered
-
-COLLECT = "run the phase `collect` again (`preceptor simulate` goes on with it by itself), or `preceptor answer`"
 
 ANEW = "that round is over, and its teachers have trained on: start anew in another folder with `--out`"
 
@@ -79,8 +77,9 @@ class _Reader:
             what = f"without {' and '.join(study.distill.without)} no site is left that has answered"
             raise InputError(what, where=store.folder, fix="hear one of them")
         if needs.teachers == "one":
-            giving = [site for site in sites if not set(needs.contents) & set(store.withheld(site))]
-            sites = [single_teacher(study, store, giving or sites)]
+            giving = [site for site in sites if not set(needs.contents) & set(store.withheld(site))] or sites
+            whole = [site for site in giving if not store.missing(site, self.n_shards, needs.contents)]
+            sites = [single_teacher(study, store, whole or giving)]  # not one who was left out after a few shards
         for content in needs.contents:
             _check_given(store, sites, content)
         return sites
@@ -121,17 +120,31 @@ def _check_given(store: AnswerStore, sites: Sequence[str], content: str) -> None
     withholding = [site for site in sites if content in store.withheld(site)]
     if len(withholding) < len(sites):
         return
-    fix = "learn without it (such as `--set amtkd.alpha=0 --label NAME`)"
+    fix = "learn by a scheme that does without it (`preceptor schemes`), or set the weight of what needs it to 0"
     if able := [site for site in withholding if store.card(site).model != ONNX]:
         gone = ", ".join(str(store.folder / site / store.round_name / content) for site in able)
-        fix += f", or ask a site to allow it, remove {gone} and {COLLECT}"
+        fix += f", or ask a site to allow it, remove {gone}, and {collect(store)}"
     raise InputError(f"no site released {content}, which the scheme needs", where=store.folder, fix=fix)
+
+
+def collect(store: AnswerStore) -> str:
+    """The remedy where answers are missing: what asks for them."""
+    run = store.folder.resolve().parent
+    return (
+        f"collect: `preceptor simulate STUDY.toml --out {run} --until collect` asks for what is missing, "
+        f"`preceptor answer STUDY.toml --out {run} --teacher SITE=FILE` where the teachers lie here"
+    )
 
 
 def check_fit(study: Study, store: AnswerStore, number: int) -> None:
     """InputError unless what each site answered is of the study's classes, on slices prepared as it prepares them, and
-    by a teacher that had trained as long as that round asks for.
+    by a teacher that had trained as long as that round asks for; and views look as the study would have them.
     """
+    if study.answers.views and store.sites():
+        then = read_study_of(store.folder.resolve().parent)
+        if (then.seed, then.augment) != (study.seed, study.augment):
+            what = "the sites answered about views by another seed or `[augment]` than the study's"
+            raise InputError(what, where=store.folder, fix="restore both, or learn without views: `answers.views = 0`")
     for site in [site.name for site in study.sites if site.name in store.sites()]:
         fix = "restore the study's settings, or collect anew into another folder (`preceptor simulate STUDY --out`)"
         for content in store.contents(site):
@@ -163,19 +176,19 @@ def answering(
     absent = names if over else left_out(store.folder.resolve().parent, 0)  # of the run that collected
     if unasked := [content for content in contents if content not in study.answers.contents]:
         what = f"the sites were not asked for {' and '.join(unasked)}, which the scheme needs"
-        fix = f"add {json.dumps(unasked)} to `answers.contents` in the study and to the sites' policies, and {COLLECT}"
-        raise InputError(what, where=store.folder, fix=fix)
+        fix = f"add {json.dumps(unasked)} to `answers.contents` in the study and to the sites' policies, and "
+        raise InputError(what, where=store.folder, fix=fix + collect(store))
     missing = {site.name: store.missing(site.name, n_shards, contents) for site in study.sites}
     for site, lacking in missing.items():
         if lacking and site not in absent:
             done, first = n_shards - len(lacking), min(lacking)
             what = f"site {site} has answered {done} of {n_shards} shards; the first missing is {first}"
             what += f" ({', '.join(lacking[first])})" if set(lacking[first]) < set(contents) else ""
-            raise InputError(what, where=store.folder, fix=COLLECT)
+            raise InputError(what, where=store.folder, fix=collect(store))
     complete = sum(not lacking for lacking in missing.values())
     if complete < study.federation.min_sites:
         what = f"{complete} sites have answered all, `federation.min_sites` asks for {study.federation.min_sites}"
-        raise InputError(what, where=store.folder, fix=ANEW if over else COLLECT)
+        raise InputError(what, where=store.folder, fix=ANEW if over else collect(store))
     return [site for site, lacking in missing.items() if len(lacking) < n_shards]
 
 

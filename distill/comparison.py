@@ -17,7 +17,7 @@ from distill.report_tables import mean_over_sites
 from imaging.errors import InputError
 from study.run import MIXTURE, read_study_of
 from study.student import read_card
-from study.wire import CaseMetrics, Metric
+from study.wire import CaseMetrics, EvaluateReply, Metric
 
 Split = Literal["val", "test"]
 Values = NDArray[np.float64]
@@ -46,6 +46,8 @@ class Trainings:
     """By label, in the same order of runs, sites and cases for every label."""
     teachers: Mapping[str, ByRun] = field(default_factory=dict)
     """The same of each teacher, and of all together, where a simulation has evaluated them at every site."""
+    missing: tuple[str, ...] = ()
+    """Students of the study that are not compared, since they were not evaluated at every site of every run."""
 
     @classmethod
     def read(cls, runs: Sequence[Path], split: Split = "test", labels: Sequence[str] | None = None) -> Trainings:
@@ -70,12 +72,16 @@ class Trainings:
                 if not getattr(reply, split):
                     what = f"no {NAMES[split]} patient was evaluated at {site}"
                     raise InputError(what, where=runs[0], fix="compare the others' by `--split`")
-        chosen = tuple(labels or _in_order(shared, read_study_of(runs[0]).distill.students[1:]))
+        _check_patients(runs, found, shared)
+        planned = read_study_of(runs[0]).distill.students
+        chosen = tuple(labels or _in_order(shared, planned[1:]))
         cases = {
             label: [{site: getattr(replies[label][site], split) for site in sorted(sites)} for replies in found]
             for label in chosen
         }
-        return cls(tuple(runs), chosen, cases, _teachers(runs, sites) if split == "test" else {})
+        teachers = _teachers(runs, sites) if split == "test" else {}
+        absent = () if labels else tuple(label for label in planned if label not in shared)
+        return cls(tuple(runs), chosen, cases, teachers, absent)
 
     @cached_property
     def networks(self) -> dict[str, str]:
@@ -84,10 +90,18 @@ class Trainings:
         cards = {label: read_card(self.runs[0] / "distill" / label) for label in self.labels}
         return {label: card.model if card else study.student.model for label, card in cards.items()}
 
-    def like(self, label: str) -> Trainings:
-        """The students with that student's network: only they can be compared one with another."""
-        same = tuple(other for other in self.labels if self.networks[other] == self.networks[label])
-        return replace(self, labels=same)
+    def by_network(self, reference: str) -> list[tuple[Trainings, str]]:
+        """The students of each network, for only they can be compared one with another, and their own `reference`.
+
+        Its own network comes first; a network without such a student of its own is left out.
+        """
+        networks = dict.fromkeys([self.networks[reference], *self.networks.values()])
+        found = []
+        for network in networks:
+            same = tuple(label for label in self.labels if self.networks[label] == network)
+            own = [label for label in (reference, f"{reference}-{network}") if label in same]
+            found += [(replace(self, labels=same), label) for label in own[:1]]
+        return found
 
     def check(self, label: str) -> None:
         """InputError unless that student is there to compare with."""
@@ -101,12 +115,8 @@ class Trainings:
 
     def patients(self, label: str) -> Values:
         """Dice of every patient of every run and site, mean over the foreground classes where it is defined."""
-        return np.array([
-            np.mean([value for value in case.metrics["dice"].values() if value is not None] or [np.nan])
-            for by_site in self.cases[label]
-            for cases in by_site.values()
-            for case in cases
-        ])  # fmt: skip
+        runs = self.cases[label]
+        return np.array([case.mean("dice") for by_site in runs for cases in by_site.values() for case in cases])
 
     def strata(self) -> NDArray[np.int64]:
         """Which run and site each of `patients` is of: every site counts alike, however many patients it has."""
@@ -122,10 +132,10 @@ class Difference:
     reference: str
     mean: float
     """Over runs and sites, each counting alike."""
-    low: float
-    high: float
-    """The 95 % interval of that mean: Student's t over runs, since the patients of a run share one pair of students; of
-    a single run the bootstrap over its patients, which is about those two students and not about their trainings."""
+    over_patients: tuple[float, float]
+    """The 95 % interval of that mean by bootstrap over patients, paired: about these students, not their trainings."""
+    over_runs: tuple[float, float] | None
+    """The same by Student's t over runs, since the patients of a run share one pair of students; None of one run."""
     p: float
     """Wilcoxon's signed ranks over patients for these students, twice that of the mean's side; 1 where none differs."""
     p_holm: float
@@ -133,8 +143,9 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, or that the data cannot tell them apart: interval and test must both say so."""
-        if self.p_holm >= ALPHA or self.low <= 0 <= self.high:
+        """`better`, `worse`, or that the data cannot tell them apart: the wider interval and the test must say so."""
+        low, high = self.over_runs or self.over_patients
+        if self.p_holm >= ALPHA or low <= 0 <= high:
             return "cannot be told apart"
         return "better" if self.mean > 0 else "worse"
 
@@ -146,11 +157,11 @@ def differences(trainings: Trainings, reference: str, *, seed: int = 0) -> list[
     for label in trainings.labels:
         if label != reference:
             gain, by_run = trainings.patients(label) - base, trainings.figures(label, "dice") - runs
-            low, high = _over_runs(by_run) if len(by_run) > 1 else _over_patients(gain, strata, seed)
             known = gain[np.isfinite(gain)]
             side: Literal["greater", "less"] = "greater" if by_run.mean() > 0 else "less"
             p = min(1.0, 2 * float(wilcoxon(known, alternative=side).pvalue)) if np.any(known) else 1.0
-            found.append(Difference(label, reference, float(by_run.mean()), low, high, p, p))
+            intervals = _over_patients(gain, strata, seed), _over_runs(by_run) if len(by_run) > 1 else None
+            found.append(Difference(label, reference, float(by_run.mean()), *intervals, p, p))
     return [replace(one, p_holm=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
 
 
@@ -165,7 +176,7 @@ def _over_patients(gain: Values, strata: NDArray[np.int64], seed: int) -> tuple[
     return float(low), float(high)
 
 
-def resampled(values: Values, strata: NDArray[np.int64], *, seed: int, draws: int = DRAWS) -> Values:
+def resampled(values: Values, strata: NDArray[np.int64], *, seed: int | list[int], draws: int = DRAWS) -> Values:
     """Bootstrap draws of the mean over strata of each stratum's mean, patients drawn with replacement within each."""
     generator, parts = np.random.default_rng(seed), _by_stratum(values, strata)
     total = np.zeros(draws)
@@ -175,14 +186,12 @@ def resampled(values: Values, strata: NDArray[np.int64], *, seed: int, draws: in
 
 
 def ranks(trainings: Trainings, *, seed: int = 0, draws: int = 2000) -> dict[str, dict[str, float]]:
-    """Each training's rank by mean Dice, and in what share of bootstrap draws of patients it is first.
+    """Each training's rank by mean Dice, and in what share of bootstrap draws it is first.
 
-    All trainings are judged on the same draws. Ranks of equals are their mean.
+    Drawn are runs, since another training may rank otherwise, and then the patients of each. All trainings are judged
+    on the same draws. Ranks of equals are their mean.
     """
-    strata = trainings.strata()
-    means = np.array(
-        [resampled(trainings.patients(label), strata, seed=seed, draws=draws) for label in trainings.labels]
-    )
+    means = np.array([_drawn(trainings, label, seed=seed, draws=draws) for label in trainings.labels])
     order = rankdata(-means, axis=0)
     now = rankdata([-float(np.mean(trainings.figures(label, "dice"))) for label in trainings.labels])
     return {
@@ -194,6 +203,16 @@ def ranks(trainings: Trainings, *, seed: int = 0, draws: int = 2000) -> dict[str
         }
         for n, label in enumerate(trainings.labels)
     }
+
+
+def _drawn(trainings: Trainings, label: str, *, seed: int, draws: int) -> Values:
+    """Means of a training in bootstrap draws of its runs and, within each, of patients."""
+    values, strata, runs = trainings.patients(label), trainings.strata(), len(trainings.cases[label])
+    run_of = strata // (int(strata.max() + 1) // runs)
+    each = [resampled(values[run_of == r], strata[run_of == r], seed=[seed, r], draws=draws) for r in range(runs)]
+    drawn = np.random.default_rng(seed).integers(runs, size=(draws, runs))
+    found: Values = np.array(each)[drawn, np.arange(draws)[:, None]].mean(axis=1)
+    return found
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -213,6 +232,19 @@ def _teachers(runs: Sequence[Path], sites: set[str]) -> dict[str, list[dict[str,
     return {
         name: [one[name] for one in found] for name in names if all(set(one.get(name, {})) == sites for one in found)
     }
+
+
+def _check_patients(
+    runs: Sequence[Path], found: Sequence[Mapping[str, Mapping[str, EvaluateReply]]], labels: set[str]
+) -> None:
+    """InputError where the students of a run were evaluated on different patients of a site: they pair with nobody."""
+    for run, replies in zip(runs, found, strict=True):
+        for site in sorted(replies[min(labels)]):
+            asked = {(reply.cases, len(reply.val), len(reply.test)) for reply in (replies[one][site] for one in labels)}
+            if len(asked) > 1:
+                what = f"the patients of {site} changed between its evaluations of {' and '.join(sorted(labels)[:2])} …"
+                fix = f"remove {run / 'evaluation'} and evaluate again: the same command does it"
+                raise InputError(what, where=run, fix=fix)
 
 
 def _check_runs(runs: Sequence[Path]) -> None:

@@ -18,60 +18,86 @@ from study.run import MIXTURE, read_study_of
 
 
 def markdown(trainings: Trainings, reference: str) -> str:
-    """Figures over runs, differences to `reference` and ranks; by network too, where students have several."""
-    alike = trainings.like(reference)
-    found, standing = differences(alike, reference), ranks(alike)
-    parts = [_head(trainings, reference), _figures(alike), _by_network(trainings), _differences(found, reference)]
-    return "\n\n".join(part for part in [*parts, _ranks(standing)] if part)
+    """Figures over runs, differences to `reference` and ranks, network by network where students have several."""
+    groups = trainings.by_network(reference)
+    parts = [_head(trainings), _by_network(trainings)]
+    for number, (alike, own) in enumerate(groups):
+        parts += [f"### {trainings.networks[own]}"] if len(groups) > 1 else []
+        parts += [
+            _figures(alike, teachers=not number),
+            _differences(differences(alike, own), own),
+            _ranks(ranks(alike)),
+        ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def as_json(trainings: Trainings, reference: str) -> dict[str, Any]:
     """The same for programs."""
-    alike = trainings.like(reference)
+    groups = trainings.by_network(reference)
     return {
         "runs": [str(run) for run in trainings.runs],
         "networks": trainings.networks,
         "figures": {label: _numbers(trainings.cases[label]) for label in trainings.labels},
         "teachers": {name: _numbers(runs) for name, runs in trainings.teachers.items()},
-        "differences": [{**vars(one), "verdict": one.verdict} for one in differences(alike, reference)],
-        "ranks": ranks(alike),
+        "missing": trainings.missing,
+        "differences": [
+            {**vars(one), "verdict": one.verdict} for alike, own in groups for one in differences(alike, own)
+        ],
+        "ranks": {label: rank for alike, _ in groups for label, rank in ranks(alike).items()},
     }
 
 
-def _numbers(runs: ByRun) -> dict[str, list[float]]:
-    return {metric: over_runs(runs, metric).tolist() for metric in SHOWN}
+def _numbers(runs: ByRun) -> dict[str, list[float | None]]:
+    """By metric a figure a run; null where it is not defined, for JSON has no NaN."""
+    return {
+        metric: [figure if np.isfinite(figure) else None for figure in over_runs(runs, metric).tolist()]
+        for metric in SHOWN
+    }
 
 
 def write(trainings: Trainings, reference: str, folder: Path) -> Path:
     """`comparison.md`, `.json` and `.svg` in `folder`; the first is given back."""
-    write_text(folder / "comparison.json", json.dumps(as_json(trainings, reference), indent=1) + "\n")
-    rows = [(one.label, one.mean, one.low, one.high) for one in differences(trainings.like(reference), reference)]
-    picture = figures.intervals(rows, xlabel=f"Dice gained over {reference}", title="Paired by patient, 95 %")
+    content = json.dumps(as_json(trainings, reference), indent=1, allow_nan=False)
+    write_text(folder / "comparison.json", content + "\n")
+    found = [one for alike, own in trainings.by_network(reference) for one in differences(alike, own)]
+    rows = [(one.label, one.mean, *(one.over_runs or one.over_patients)) for one in found]
+    over = "runs" if len(trainings.runs) > 1 else "patients"
+    picture = figures.intervals(
+        rows, xlabel=f"Dice gained over {reference}", title=f"Mean and 95 % interval over {over}"
+    )
     write_text(folder / "comparison.svg", picture.replace("currentColor", "#555"))
     write_text(folder / "comparison.md", markdown(trainings, reference) + "\n")
     return folder / "comparison.md"
 
 
-def _head(trainings: Trainings, reference: str) -> str:
+def _head(trainings: Trainings) -> str:
     study = read_study_of(trainings.runs[0])
     made_up = any(isinstance(site.source, PhantomSource) for site in study.sites)
     patients = len(trainings.strata())
     return (
         f"**{study.name}**{', phantoms (synthetic scans)' if made_up else ''}: {len(trainings.runs)} runs, "
         f"{patients} evaluations at {len(study.sites)} sites in all (a real patient can come in several runs), "
-        f"student {trainings.networks[reference]}."
+        f"student {' and '.join(dict.fromkeys(trainings.networks.values()))}."
+        + (
+            f" Not evaluated in every run, and so left out: {', '.join(trainings.missing)}."
+            if trainings.missing
+            else ""
+        )
     )
 
 
-def _figures(trainings: Trainings) -> str:
+def _figures(trainings: Trainings, *, teachers: bool) -> str:
     """A line a student; above them what they are measured against, the teachers at everybody's patients."""
-    lines = ["| training | Dice | HD95 mm | VOE |", "|---|---|---|---|"]
-    rows = [(_teacher(name), runs) for name, runs in trainings.teachers.items()]
+    lines = ["| training | Dice | to all teachers | HD95 mm | VOE |", "|---|---|---|---|---|"]
+    mark = trainings.teachers.get(MIXTURE)
+    rows = [(_teacher(name), runs) for name, runs in trainings.teachers.items() if teachers]
     for name, runs in [*rows, *((label, trainings.cases[label]) for label in trainings.labels)]:
         dice, hd95, voe = (over_runs(runs, metric) for metric in SHOWN)
         count = of_how_many([cases for by_site in runs for cases in by_site.values()])
-        lines.append(f"| {name} | {_spread(dice, 3)} | {_spread(hd95, 1)}{count} | {_spread(voe, 3)} |")
-    return "\n".join(lines) + "\n\nMean over sites, ± standard deviation over runs."
+        far = f"{np.mean(dice - over_runs(mark, 'dice')):+.3f}" if mark else "–"
+        lines.append(f"| {name} | {_spread(dice, 3)} | {far} | {_spread(hd95, 1)}{count} | {_spread(voe, 3)} |")
+    told = "`To all teachers`: the distance to the mean of their probabilities. " if mark else ""
+    return "\n".join(lines) + f"\n\nMean over sites, ± standard deviation over runs. {told}".rstrip()
 
 
 def _teacher(name: str) -> str:
@@ -79,11 +105,15 @@ def _teacher(name: str) -> str:
 
 
 def _by_network(trainings: Trainings) -> str:
-    """AMTKD's Tables 3 and 4: a line a training, a column a network, Dice / VOE; empty where there is one network."""
+    """AMTKD's Tables 3 and 4: a line a training, a column a network, Dice / VOE.
+
+    Trainings of one network alone stand in the next table, but for students of one teacher each, who stand beside it.
+    """
     networks, rows = list(dict.fromkeys(trainings.networks.values())), dict[str, dict[str, str]]()
     for label, network in trainings.networks.items():
         rows.setdefault(label.removesuffix(f"-{network}"), {})[network] = label
-    shared = {name: labels for name, labels in rows.items() if len(labels) > 1}
+    taught = {f"only-{site}" for site in trainings.teachers}
+    shared = {name: labels for name, labels in rows.items() if len(labels) > 1 or name in taught}
     if not shared:
         return ""
     lines = [f"| training | teacher itself | {' | '.join(networks)} |", "|---|---|" + "---|" * len(networks)]
@@ -91,25 +121,28 @@ def _by_network(trainings: Trainings) -> str:
         students = [trainings.cases.get(labels.get(network, "")) for network in networks]
         cells = [trainings.teachers.get(name.removeprefix("only-")), *students]
         lines.append(f"| {name} | {' | '.join(_dice_voe(runs) if runs else '' for runs in cells)} |")
-    return "\n".join(lines) + "\n\nDice / VOE by the student's network, mean over sites and runs."
+    return (
+        "\n".join(lines) + "\n\nDice / VOE by the student's network, mean over sites, ± standard deviation over runs."
+    )
 
 
 def _dice_voe(runs: ByRun) -> str:
-    return f"{over_runs(runs, 'dice').mean():.3f} / {over_runs(runs, 'voe').mean():.3f}"
+    return f"{_spread(over_runs(runs, 'dice'), 3)} / {_spread(over_runs(runs, 'voe'), 3)}"
 
 
 def _differences(found: Sequence[Difference], reference: str) -> str:
-    lines = [f"| training | Dice gained over `{reference}` | 95 % interval | p (Holm) | |", "|---|---|---|---|---|"]
+    title = f"| training | Dice gained over `{reference}` | 95 % over runs | 95 % over patients | p (Holm) | |"
+    lines = [title, "|---|---|---|---|---|---|"]
     for one in found:
-        lines.append(
-            f"| {one.label} | {one.mean:+.3f} | {one.low:+.3f} to {one.high:+.3f} | {_p(one.p_holm)} | {one.verdict} |"
-        )
+        intervals = f"{_interval(one.over_runs)} | {_interval(one.over_patients)}"
+        lines.append(f"| {one.label} | {one.mean:+.3f} | {intervals} | {_p(one.p_holm)} | {one.verdict} |")
     return "\n".join(lines) + "\n\n" + EXPLAINED
 
 
 EXPLAINED = (
-    "Paired by patient. The interval is of the mean over runs (Student's t; of a single run over patients, and then "
-    "about these two students alone); p is Wilcoxon's over patients. `better` and `worse` need both."
+    "Paired by patient. Over runs by Student's t; over patients by bootstrap, and p by Wilcoxon: these two are about "
+    "these very students, whose trainings vary too. `better` and `worse` need the interval over runs (of a single run "
+    "over patients) and p."
 )
 
 
@@ -117,7 +150,7 @@ def _ranks(standing: dict[str, dict[str, float]]) -> str:
     lines = ["| training | rank | 95 % of draws | first in |", "|---|---|---|---|"]
     for label, one in sorted(standing.items(), key=lambda item: item[1]["rank"]):
         lines.append(f"| {label} | {one['rank']:g} | {one['lowest']:g} to {one['highest']:g} | {one['first']:.0%} |")
-    return "\n".join(lines) + "\n\nRanks by mean Dice; draws are of patients, with replacement."
+    return "\n".join(lines) + "\n\nRanks by mean Dice; draws are of runs and of each one's patients, with replacement."
 
 
 def _spread(values: Any, digits: int) -> str:
@@ -126,6 +159,10 @@ def _spread(values: Any, digits: int) -> str:
         return "–"
     spread = f" ± {known.std(ddof=1):.{digits}f}" if len(known) > 1 else ""
     return f"{known.mean():.{digits}f}{spread}"
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return f"{ends[0]:+.3f} to {ends[1]:+.3f}" if ends else "–"
 
 
 def _p(p: float) -> str:

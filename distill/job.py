@@ -174,7 +174,7 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
             torch.manual_seed(derived(seed, "adapt"))
             learner.adapt(plain(slices, rounds[0], train[:1]))
     if study.distill.masks is not None:  # only now: who is asked about what depends on the masks there are
-        slices = slices.hiding(cases_of(slices, train)[study.distill.masks :])
+        slices = slices.hiding(_beyond(cases_of(slices, train), study.distill.masks))
     if not learner.needs.unlabelled:
         train = train[slices.labelled[train]]
         if not len(train):
@@ -189,9 +189,16 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
         slices=digest({"train": train, "val": parts["val"], "keys": np.array([case.key for case in slices.cases])}),
         answers=rounds[0].checksums if rounds else {},
         later=[answers.checksums for answers in rounds[1:]],
+        views=study.answers.views if rounds else 0,
         device=device_of(study.distill),
     )
     return Job(scheme, learner, slices, train, validation, rounds, seed, origin)
+
+
+def _beyond(cases: list[CachedCase], patients: int) -> list[CachedCase]:
+    """The cases of all but the first so many patients."""
+    first = set(list(dict.fromkeys(case.patient for case in cases))[:patients])
+    return [case for case in cases if case.patient not in first]
 
 
 def cases_of(slices: SliceCache, ids: Ids) -> list[CachedCase]:

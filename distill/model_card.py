@@ -17,6 +17,7 @@ from distill.report import evaluations, phantoms_of
 from distill.report_tables import cell, pooled
 from imaging.atomic import write_text
 from models.cost import cost
+from study.cards import read_card
 from study.student import Leaflet
 
 NAME = "MODEL_CARD.md"
@@ -76,12 +77,18 @@ def _sites(done: Export) -> list[dict[str, Any]]:
     return [*rows, total] if rows else []
 
 
+def _teacher(done: Export, site: str) -> str:
+    """The network that taught: by the teacher's own card, for it may have come ready."""
+    theirs = read_card(done.run, site)
+    return theirs.model if theirs else done.study.teacher_of(site).model
+
+
 def _facts(done: Export) -> list[tuple[str, str]]:
     card, study = done.card, done.study
     options = {name: value for name, value in card.options.items() if name != "pretrained"}
     counted = cost(models.create(card.model, 1, len(card.classes), **options), study.preprocess.size)
     rows, columns = study.preprocess.size
-    teachers = [f"{site} ({study.teacher_of(site).model})" for site in card.teachers]
+    teachers = [f"{site} ({_teacher(done, site)})" for site in card.teachers]
     dice = (
         f"{card.val_dice:.3f}" if card.val_dice is not None else "nothing to validate on: the weights of the last step"
     )

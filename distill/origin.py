@@ -28,6 +28,8 @@ class Origin(BaseModel):
     """Site -> shard -> checksum, of the first round."""
     later: list[dict[str, dict[str, str]]] = []
     """The same of every further round that has been collected; more may come while the student is trained."""
+    views: int = 0
+    """How many views of each slice were learned from; 0 without teachers too."""
     device: str = "cpu"
     """`cpu` or `cuda`."""
 

@@ -21,6 +21,8 @@ from study.student import Leaflet
 
 COARSEST = 2.0
 """A scan whose pixels are more than so many times the student's spacing shows less than it was trained to see."""
+NO_MR = -500.0
+"""No MR scan has such values, and every CT has air."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,25 @@ def scan_of(path: Path) -> Case:
     raise InputError(f"holds no scan that can be read{why}", where=path, fix="`preceptor site check` says more")
 
 
+def _check_values(lowest: float, modality: str, scan: Path) -> None:
+    """InputError where a scan's lowest value cannot be that of a scan of this modality."""
+    if modality == "CT" and lowest >= 0:
+        what = (
+            "no value of the scan is below 0, as air and fat are in Hounsfield units, and the student was made for CT"
+        )
+        raise InputError(what, where=scan, fix="name a CT in Hounsfield units, or another student")
+    if modality == "MR" and lowest < NO_MR:
+        what = f"the scan's values go down to {lowest:g}, as a CT's do, and the student was made for MR"
+        raise InputError(what, where=scan, fix="name an MR scan, or another student")
+
+
 def check(image: Volume, leaflet: Leaflet, plan: Preprocess, scan: Path) -> None:
     """InputError where the student was made for other scans."""
     if leaflet.modality and image.modality not in ("", leaflet.modality):
         what = f"the scan is {image.modality}, the student was made for {leaflet.modality}"
         raise InputError(what, where=scan, fix="name a scan of that kind, or another student")
+    if not image.modality:  # a NIfTI file does not say what it is; its values do, as far as they can
+        _check_values(float(image.array.min()), leaflet.modality, scan)
     pixel, wanted = max(reorient(image).spacing_mm[1:]), max(plan.spacing_mm or (float("inf"),))
     if pixel > COARSEST * wanted:
         what = f"the scan's pixels are {pixel:.2f} mm wide in the axial plane, the student's {wanted:.2f} mm"

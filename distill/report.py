@@ -22,7 +22,7 @@ from study.averaging_table import LOCAL
 from study.plan import PhantomSource, Study
 from study.run import MIXTURE, events, left_out, read_study_of
 from study.student import read_card
-from study.wire import Card, CaseMetrics, EvaluateReply, Header, Metric
+from study.wire import Card, CaseMetrics, EvaluateReply, Header
 
 H = TypeVar("H", bound=Header)
 
@@ -107,14 +107,8 @@ def _across(by_site: dict[str, list[CaseMetrics]], sites: Sequence[str]) -> list
 
 def _dice(cases: dict[str, dict[str, list[CaseMetrics]]]) -> dict[str, dict[str, Sequence[float]]]:
     return {
-        s: {site: [_mean(c, "dice") for c in found] for site, found in by_site.items()} for s, by_site in cases.items()
+        s: {site: [c.mean("dice") for c in found] for site, found in by_site.items()} for s, by_site in cases.items()
     }
-
-
-def _mean(case: CaseMetrics, metric: Metric) -> float:
-    """Mean of a metric over the classes for which it is defined; NaN if there is none."""
-    values = [value for value in case.metrics[metric].values() if value is not None]
-    return float(np.mean(values)) if values else float("nan")
 
 
 def _cards(run: Path) -> list[Card]:
@@ -162,7 +156,7 @@ def _curves(run: Path, cards: Sequence[Card], schemes: Sequence[str]) -> list[st
 
 def _on_masks(terms: dict[str, float]) -> float:
     """What all schemes share; what they learn from teachers is of another size in each."""
-    return sum(terms.get(name, 0.0) for name in ("dice", "lovasz", "ce"))
+    return sum(terms.get(name, 0.0) for name in ("dice", "lovasz", "ce", "focal"))
 
 
 def _smooth(points: Sequence[tuple[int, float]], *, bins: int = 60) -> tuple[list[float], list[float]]:

@@ -47,7 +47,7 @@ def costs(
     if POOLED in cases:
         found.append(Cost("pooled", _dice([cases[POOLED]]), "–", "–", "–", "all its training scans and masks"))
     if found and shipped in cases:
-        what = "answers about the study lead's slices"
+        what = f"answers about the study lead's slices, of all students together: {', '.join(study.answers.contents)}"
         found.insert(0, Cost(shipped, _dice([cases[shipped]]), *_travelled(traffic, "teach", "answer"), what))
     return found
 

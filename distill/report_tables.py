@@ -24,8 +24,7 @@ class Cell:
 
 def values(cases: Sequence[CaseMetrics], metric: Metric) -> list[float]:
     """One value a case, the mean over the classes where it is defined; a case without any is left out."""
-    found = [[v for v in case.metrics[metric].values() if v is not None] for case in cases]
-    return [float(np.mean(v)) for v in found if v]
+    return [value for value in (case.mean(metric) for case in cases) if np.isfinite(value)]
 
 
 def cell(cases: Sequence[CaseMetrics]) -> Cell:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 OPEN = ("distill", "student")
 """Tables whose keys may be set; what the sites were asked depends on none of them but those below."""
+SCHEME = "student.scheme"
+"""Another name of `distill.scheme`."""
 ASKED = {
     "distill.split": "`split` decides which slices the sites were asked about",
     "student.sources": "`sources` are the scans that the sites were asked about",
@@ -27,6 +29,7 @@ def changed(study: Study, settings: list[str]) -> Study:
     plan = study.model_dump(mode="json")
     for setting in settings:
         key, found, value = setting.partition("=")
+        key = "scheme" if key == SCHEME else key
         path = key.split(".") if key.partition(".")[0] in OPEN else ["distill", *key.split(".")]
         place: Any = plan
         for table in path[:-1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,8 +48,8 @@ def compare_command(
     """Compare schemes over seeds: every seed has phantoms, splits and teachers of its own, and all students share them.
 
     `preceptor compare studies/prostate.toml --schemes all --seeds 5` leaves comparison.md, .json and .svg in
-    runs/compare-prostate: figures with their spread, differences paired by patient with their 95 % intervals, and how
-    firm the ranking is.
+    runs/compare-prostate: figures with their spread and their distance to all teachers together, differences paired by
+    patient with 95 % intervals over runs and over patients, and how firm the ranking is.
 
     `preceptor compare studies/prostate.toml --each-teacher --networks enet,mobilenetv2` adds the same students by
     other networks, and those of one teacher each.
@@ -63,10 +64,9 @@ def compare_command(
 
     known = list(context.obj["schemes"])
     base = read_study(study)
-    everything = [*known, *base.distill.variants]
-    chosen = list(dict.fromkeys([reference, *(everything if schemes == "all" else _names(schemes))]))
+    chosen = students(base, schemes, reference, known=known, without=without or [])
     more = variants(base, reference, without=without or [], each_teacher=each_teacher, networks=_names(networks))
-    plan = with_students(base, chosen if schemes else [reference, *base.distill.students], more, study)
+    plan = with_students(base, chosen, more, study)
     check_rooms(plan, schemes=known, phantoms=PROFILES)
     plan = with_contents(plan, study)
     check_networks(study)
@@ -77,6 +77,14 @@ def compare_command(
             console.rule(f"seed {seed}, {seed + 1} of {seeds}")
             simulate(plan.model_copy(update={"seed": seed}), run, console)
     typer.echo(by_itself("tables", *map(str, runs), "--reference", reference, "--out", str(folder)))
+
+
+def students(study: Study, listed: str, reference: str, *, without: list[str], known: Sequence[str] = ()) -> list[str]:
+    """Names of the schemes and variants that are compared: the reference, and those `listed`, or the study's."""
+    plan = study.distill
+    asked = [*known, *plan.variants] if listed == "all" else _names(listed) or plan.students
+    beside = [plan.scheme] if without else []  # what the student without a teacher is to be seen beside
+    return list(dict.fromkeys([reference, *asked, *beside]))
 
 
 def _names(listed: str) -> list[str]:

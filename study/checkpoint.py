@@ -64,7 +64,8 @@ class State:
     def count(self, terms: dict[str, float], *, seconds: float) -> None:
         """One step more."""
         self.step += 1
-        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in terms.items()}
+        for name, value in terms.items():  # a step may lack a term: a batch that no teacher has answered
+            self.sums[name] = self.sums.get(name, 0.0) + value
         self.seconds += seconds
 
     def judge(self, dice: float | None, network: nn.Module, *, keep: float, seconds: float) -> Validation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -141,7 +142,7 @@ class Study(Plan):
     def hash(self) -> str:
         """Twelve hex digits that change with any setting that a distilled student's weights depend on."""
         apart: dict[str, bool | set[str]]
-        apart = {"averaging": True, "federation": True, "answers": {"contents"}}
+        apart = {"averaging": True, "federation": True, "answers": {"contents", "views"}}  # a job knows what it read
         apart["distill"] = {"scheme", "compare", "variants"}
         settings = self.model_dump(mode="json", exclude=apart)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
@@ -155,7 +156,9 @@ def read_study(path: Path) -> Study:
         raise InputError(f"cannot be read ({error.strerror})", where=path, fix="name an existing study file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"is not TOML: {error}", where=path, fix="mend that line") from error
-    return resolve(checked(content, path), path.resolve().parent)
+    study = resolve(checked(content, path), path.resolve().parent)
+    _check_apart(study, path)
+    return study
 
 
 def checked(content: dict[str, Any], path: Path) -> Study:
@@ -213,6 +216,20 @@ def _check_phantom(profile: Profile, task: Task) -> None:
     if profile.classes != len(task.classes):
         wanted = f"background and {profile.organ}"
         raise ValueError(f"phantom `{profile.name}` has {wanted}, and the task has {len(task.classes)} classes")
+
+
+def _check_apart(study: Study, path: Path) -> None:
+    """InputError where a site and the student have patients in common: its test patients would be trained on."""
+    mine = [source for source in study.student.sources if isinstance(source, FolderSource)]
+    for site in study.sites:
+        if isinstance(theirs := site.source, FolderSource) and any(_overlap(theirs, source) for source in mine):
+            fix = "give each its own folder, or its own range of `patients`"
+            raise InputError(f"site `{site.name}` and the student share patients", where=path, fix=fix)
+
+
+def _overlap(one: FolderSource, other: FolderSource) -> bool:
+    (first, end), (begin, last) = (source.patients or (0, math.inf) for source in (one, other))
+    return one.folder == other.folder and first < last and begin < end
 
 
 def resolve(study: Study, base: Path) -> Study:

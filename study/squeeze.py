@@ -57,9 +57,18 @@ def expanded(arrays: Mapping[str, NDArray[Any]], rows: Mapping[str, Row]) -> dic
 
 
 def _expanded(array: NDArray[Any], row: Row) -> NDArray[Any]:
-    planes, dtype = np.zeros(row.nbytes, np.uint8), np.dtype(row.dtype)
+    dtype = np.dtype(row.dtype)
     try:
-        ZSTD.decode(np.ascontiguousarray(array), planes)
+        planes = _decoded(array, row.nbytes, 0)
+        if row.nbytes and planes[-1] == 0 and _decoded(array, row.nbytes, 1)[-1] == 1:
+            raise ValueError("fewer bytes than it says")
     except (RuntimeError, ValueError) as error:
         raise InputError(f"not a message of Preceptor, or cut short ({error})", fix="send it again") from error
     return np.ascontiguousarray(planes.reshape(dtype.itemsize, -1).T).view(dtype).reshape(row.shape)
+
+
+def _decoded(array: NDArray[Any], nbytes: int, rest: int) -> NDArray[np.uint8]:
+    """So many bytes; what the array does not tell of them stays `rest`, for numcodecs does not say how many it told."""
+    planes = np.full(nbytes, rest, np.uint8)
+    ZSTD.decode(np.ascontiguousarray(array), planes)
+    return planes

@@ -129,10 +129,10 @@ def fit(
             _descend(network, optimiser, fabric, lr=plan.lr(step), clip_norm=plan.clip_norm)
             state.count(values, seconds=time.monotonic() - started)
             validation = _validated(state, plan, network, validate, fabric)
+            if fabric.is_global_zero and progress is not None:  # first: what is told twice after a kill is mended
+                progress(Progress(state.step, plan.steps, values, validation, state.best_dice))
             if fabric.is_global_zero and (validation or state.step == stop):
                 save(state, folder, network, adam, scaling, identity=_identity(plan))
-            if fabric.is_global_zero and progress is not None:
-                progress(Progress(state.step, plan.steps, values, validation, state.best_dice))
             if _ended(state, plan):
                 break
     fabric.barrier()  # the last checkpoint is there for all

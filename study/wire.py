@@ -6,6 +6,7 @@ Every message is a frozen class; both ends check shape, dtype, finiteness and id
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
@@ -199,6 +200,11 @@ class CaseMetrics(Header):
             raise ValueError(f"{', '.join(SHARES)} are at most 1")
         return self
 
+    def mean(self, metric: Metric) -> float:
+        """Mean over the classes for which it is defined; NaN if there is none."""
+        known = [value for value in self.metrics[metric].values() if value is not None]
+        return sum(known) / len(known) if known else math.nan
+
 
 class EvaluateReply(Header):
     """Metrics of a site's validation and test cases, in an order that tells nothing.
@@ -211,6 +217,8 @@ class EvaluateReply(Header):
     weights_hash: str
     val: list[CaseMetrics]
     test: list[CaseMetrics]
+    cases: str = ""
+    """Changes with the site's patients and their masks: only replies that agree here can be paired case by case."""
 
     def check(self, classes: list[str]) -> None:
         """InputError unless there is a test case, and every metric of every case is of these foreground classes."""

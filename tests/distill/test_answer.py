@@ -123,7 +123,7 @@ def test_a_study_file_becomes_a_run(run: MadeRun, tmp_path: Path) -> None:
 def test_where_all_have_logits_alone_the_remedy_asks_no_site_for_more(run: MadeRun) -> None:
     answer(run, *(f"{site}={onnx_file(run)}" for site in SITES))
     ids = lead_split(run.study, run.slices)["train"]
-    with pytest.raises(InputError, match=r"no site released attention.*amtkd.alpha=0 --label NAME`\)$"):
+    with pytest.raises(InputError, match=r"no site released attention.*or set the weight of what needs it to 0$"):
         open_rounds(run.study, run.folder, run.slices, ids, ALL)[0]
     assert open_rounds(run.study, run.folder, run.slices, ids, Needs())[0].sites == SITES
 

@@ -11,7 +11,8 @@ import pytest
 from scipy.stats import false_discovery_control
 
 from distill.comparison import Difference, Trainings, differences, holm, ranks, resampled
-from distill.comparison_tables import markdown
+from distill.comparison_tables import markdown, write
+from imaging.errors import InputError
 from preceptor import main
 from study.run import MIXTURE
 from study.student import write_card
@@ -31,6 +32,16 @@ def case(dice: float | None) -> CaseMetrics:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return finished_run(tmp_path / "run")
+
+
+def crossed(run: Path) -> None:
+    """Teachers of Dice 0.6 and a mixture of 0.8, at every site."""
+    rows = [
+        {"network": network, "site": site, "split": "test", "cases": [made_up(dice).model_dump()]}
+        for network, dice in ((*((site, 0.6) for site in SITES_OF_RUN), (MIXTURE, 0.8)))
+        for site in SITES_OF_RUN
+    ]
+    (run / "cross.json").write_text(json.dumps(rows))
 
 
 def made(gains: dict[str, float], *, runs: int = 3, patients: int = 5, noise: float = 0.02) -> Trainings:
@@ -57,8 +68,9 @@ def test_a_small_gain_shows_when_patients_are_paired_and_none_is_made_up() -> No
     assert [one.label for one in found] == ["same", "better", "worse"]
     assert [one.verdict for one in found] == ["cannot be told apart", "better", "worse"]
     better = found[1]
-    assert better.low < 0.05 < better.high
-    assert better.low < better.mean < better.high
+    for low, high in (better.over_patients, better.over_runs or (1.0, 1.0)):
+        assert low < 0.05 < high
+        assert low < better.mean < high
     assert better.p_holm >= better.p
 
 
@@ -70,13 +82,15 @@ def test_what_trainings_vary_by_is_no_difference_of_schemes() -> None:
             run[site] = [case((one.metrics["dice"]["organ"] or 0) + gain) for one in cases]  # type: ignore[index]
     [found] = differences(trainings, "alone")
     assert found.p_holm < 0.01
+    assert found.over_patients[0] > 0
     assert found.verdict == "cannot be told apart"
+    assert 0.6 < ranks(trainings)["other"]["first"] < 0.95, "a draw of the third run alone ranks otherwise"
 
 
 def test_two_that_are_the_same_do_not_differ() -> None:
     trainings = made({"alone": 0.0})
     twice = Trainings(trainings.runs, ("alone", "again"), {**trainings.cases, "again": trainings.cases["alone"]})
-    assert differences(twice, "alone") == [Difference("again", "alone", 0.0, 0.0, 0.0, 1.0, 1.0)]
+    assert differences(twice, "alone") == [Difference("again", "alone", 0.0, (0.0, 0.0), (0.0, 0.0), 1.0, 1.0)]
 
 
 def test_every_site_counts_alike_however_many_patients_it_has() -> None:
@@ -125,13 +139,42 @@ def test_tables_are_made_of_finished_runs(run: Path, tmp_path: Path, capsys: pyt
     assert told["ranks"]["amtkd"]["rank"] == 1
 
 
-def test_a_student_who_found_nothing_has_no_distance(run: Path) -> None:
+def test_a_student_who_found_nothing_has_no_distance(run: Path, tmp_path: Path) -> None:
     for site in SITES_OF_RUN:
         path = run / "evaluation" / "amtkd" / f"{site}.json"
         reply = EvaluateReply.model_validate_json(path.read_text(encoding="utf-8"))
         nothing = made_up(0.0, None)
         path.write_text(reply.model_copy(update={"test": [nothing] * 2}).model_dump_json(), encoding="utf-8")
-    assert "| amtkd | 0.000 | – (0 of 6) |" in markdown(Trainings.read([run]), "supervised")
+    trainings = Trainings.read([run])
+    assert "| amtkd | 0.000 | – | – (0 of 6) |" in markdown(trainings, "supervised")
+    write(trainings, "supervised", tmp_path)
+    told = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert told["figures"]["amtkd"]["hd95"] == [None]
+
+
+def test_a_student_that_was_not_trained_in_every_run_is_named(run: Path) -> None:
+    assert "Not evaluated in every run, and so left out: mono-teacher, uniform." in markdown(
+        Trainings.read([run]), "supervised"
+    )
+
+
+def test_patients_that_changed_between_two_evaluations_are_not_paired(run: Path) -> None:
+    path = run / "evaluation" / "amtkd" / f"{SITES_OF_RUN[1]}.json"
+    reply = EvaluateReply.model_validate_json(path.read_text(encoding="utf-8"))
+    path.write_text(reply.model_copy(update={"cases": "others"}).model_dump_json(), encoding="utf-8")
+    with pytest.raises(InputError, match=f"the patients of {SITES_OF_RUN[1]} changed"):
+        Trainings.read([run])
+
+
+def test_a_teacher_stands_beside_the_student_it_alone_has_taught(run: Path) -> None:
+    label = f"only-{SITES_OF_RUN[0]}"
+    shutil.copytree(run / "distill" / "amtkd", run / "distill" / label)
+    shutil.copytree(run / "evaluation" / "amtkd", run / "evaluation" / label)
+    crossed(run)
+    page = markdown(Trainings.read([run]), "supervised")
+    assert f"| {label} | 0.600 / 0.500 | 0.700 / 0.500 |" in page
+    assert "| supervised | 0.500 / 0.500 |" not in page
+    assert "| supervised | 0.500 | -0.300 |" in page, "the distance to all teachers"
 
 
 @pytest.mark.parametrize(
@@ -162,18 +205,19 @@ def test_networks_stand_side_by_side_and_are_not_ranked_together(run: Path) -> N
         write_card(run / "distill" / f"{label}-enet", student(label).model_copy(update={"model": "enet"}))
         for path in (run / "evaluation" / f"{label}-enet").iterdir():
             path.write_text(path.read_text().replace(f'"{label}"', f'"{label}-enet"'))
-    rows = [
-        {"network": network, "site": site, "split": "test", "cases": [made_up(dice).model_dump()]}
-        for network, dice in ((*((site, 0.6) for site in SITES_OF_RUN), (MIXTURE, 0.8)))
-        for site in SITES_OF_RUN
-    ]
-    (run / "cross.json").write_text(json.dumps(rows))
+    crossed(run)
     trainings = Trainings.read([run])
     page = markdown(trainings, "supervised")
     assert "| training | teacher itself | espnet | enet |" in page
     assert "| amtkd |  | 0.700 / 0.500 | 0.700 / 0.500 |" in page
     assert "| *teacher of hospital-a* | 0.600 |" in page
     assert "| *all teachers, mean of their probabilities* | 0.800 |" in page
-    assert "| amtkd-enet |" not in page
-    assert trainings.like("amtkd-enet").labels == ("amtkd-enet", "supervised-enet")
+    first, second = page.split("### enet")
+    assert "| amtkd | +0.200 |" in first
+    assert "| amtkd-enet |" not in first
+    assert "| amtkd-enet | +0.200 |" in second
+    assert [(set(one.labels), own) for one, own in trainings.by_network("supervised")] == [
+        ({"amtkd", "supervised"}, "supervised"),
+        ({"amtkd-enet", "supervised-enet"}, "supervised-enet"),
+    ]
     assert Trainings.read([run], labels=["amtkd"]).teachers[MIXTURE]

@@ -59,9 +59,9 @@ def test_the_student_is_the_one_of_the_run_that_collected(run: MadeRun, tmp_path
 
 
 def test_another_student_learns_from_the_same_answers(run: MadeRun, tmp_path: Path) -> None:
-    words = ["--set", "student.model=enet", "--set", "distill.steps=4", "--set", "lr=0.002"]
-    card = distil(study_file(run), run.folder, tmp_path / "out", *words)
-    assert (card.model, card.steps, card.settings.lr) == ("enet", 4, 0.002)
+    words = ["student.model=enet", "distill.steps=4", "lr=0.002", "student.scheme=consensus"]
+    card = distil(study_file(run), run.folder, tmp_path / "out", *(part for word in words for part in ("--set", word)))
+    assert (card.scheme, card.model, card.steps, card.settings.lr) == ("consensus", "enet", 4, 0.002)
     assert card.teachers == ["north", "east", "south"]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -108,6 +110,25 @@ def test_a_scan_or_student_that_does_not_fit_is_told(
     write_dicom(tmp_path / "case", case.image, case.mask, organ="prostate", note=case.note, tags=case.tags)
     with pytest.raises(InputError, match=words):
         predict(tmp_path / "case", student(**changes))
+
+
+@pytest.mark.parametrize(
+    ("modality", "lowest", "words"),
+    [
+        ("MR", -1024.0, "values go down to -1024, as a CT's do"),
+        ("CT", 0.0, "no value of the scan is below 0"),
+        ("MR", -3.0, ""),
+    ],
+)
+def test_a_file_that_does_not_say_what_it_is_is_judged_by_its_values(  # noqa: PLR0917
+    modality: str, lowest: float, words: str, student: MakeStudent, scan: Volume, tmp_path: Path
+) -> None:
+    array = np.maximum(scan.array, lowest)
+    array[0, 0, 0] = lowest
+    path = nifti(tmp_path / "scan.nii.gz", replace(scan, array=array))
+    plan = Preprocess(normalise="window" if modality == "CT" else "percentile-zscore")
+    with pytest.raises(InputError, match=words) if words else nullcontext():
+        predict(path, student(modality=modality, preprocess=plan.model_dump(mode="json")))
 
 
 def test_bad_input_is_told(student: MakeStudent, scan: Volume, tmp_path: Path) -> None:

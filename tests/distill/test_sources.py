@@ -120,13 +120,13 @@ def test_an_unfinished_site_is_named_with_its_first_missing_shard(make_run: Make
     run.answer("north")
     run.answer("south")
     run.answer("east", [0])
-    expected = r"site east has answered 1 of 3 shards; the first missing is 1; run the phase `collect`"
+    expected = r"site east has answered 1 of 3 shards; the first missing is 1; collect: `preceptor simulate"
     with pytest.raises(InputError, match=expected):
         opened(run)
 
 
 def test_no_answers_at_all(make_run: MakeRun) -> None:
-    with pytest.raises(InputError, match=r"site north has answered 0 of 3 shards.*`collect`"):
+    with pytest.raises(InputError, match=r"site north has answered 0 of 3 shards.*--until collect`"):
         opened(make_run(answered=False))
 
 
@@ -142,6 +142,14 @@ def test_a_site_that_was_left_out_halfway_counts_where_it_answered(make_run: Mak
     assert said.answered[:, 0].all()
     assert said.answered[:, 1].nonzero()[:, 0].tolist() == [*range(11), *range(22, len(said.answered))]
     assert (said.logits[11:22, 1] == 0).all()
+
+
+def test_one_teacher_is_chosen_among_those_who_answered_all(make_run: MakeRun) -> None:
+    run = make_run(answered=False)
+    for site, shards in (("north", None), ("east", [0]), ("south", None)):
+        run.answer(site, shards)
+    Run(run.folder).event("site-left-out", phase="collect", site="east", cause="silent for 3600 s", remedy="")
+    assert opened(run, Needs("one")).sites == ("south",), "east, the best at home, has answered one shard"
 
 
 def test_too_few_sites(make_run: MakeRun) -> None:
@@ -166,7 +174,7 @@ def test_what_no_policy_released_is_told_with_its_remedy(make_run: MakeRun) -> N
     run = make_run(answered=False)
     for site in ("north", "east", "south"):
         run.answer(site, withheld=["contrast"])
-    with pytest.raises(InputError, match=r"no site released contrast.*amtkd.alpha=0"):
+    with pytest.raises(InputError, match=r"no site released contrast.*learn by a scheme that does without"):
         opened(run)
     assert opened(run, Needs()).sites == ("north", "east", "south")
 

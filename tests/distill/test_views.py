@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,6 +15,8 @@ from distill.answered import open_rounds
 from distill.batches import TrainingBatches
 from distill.job import run_job
 from distill.schemes.base import Needs, teachers_of
+from imaging.augment_plan import Augment
+from imaging.errors import InputError
 from models.knowledge import NO_MASK, told
 from study.cohorts import assignment, lead_split, make_shard, shards
 from study.plan import Asked
@@ -54,6 +56,15 @@ def test_a_views_stored_answer_is_the_live_teachers_on_that_very_picture(make_ru
             assert_close(teachers.logits[:, number], live["logits"], atol=2e-3, rtol=2e-3)
             assert_close(teachers.told[number]["contrast/decoder"], live["contrast/decoder"], atol=2e-3, rtol=2e-3)
         assert (batch.masks[~batch.labelled] == NO_MASK).all()
+
+
+@pytest.mark.parametrize("changed", [{"seed": 5}, {"augment": Augment(scale=0.77)}])
+def test_views_that_would_look_otherwise_now_are_not_learned_from(make_run: MakeRun, changed: dict[str, Any]) -> None:
+    run = with_views(make_run(), 1)
+    for site in run.teachers:
+        run.answer(site, [3, 4, 5])
+    with pytest.raises(InputError, match=r"views by another seed or `\[augment\]` than the study's"):
+        batches(replace(run, study=run.study.model_copy(update=changed)))
 
 
 def test_fewer_views_than_were_answered_are_learned_from(make_run: MakeRun) -> None:

@@ -101,6 +101,24 @@ def of(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [event for event in events(folder) if event["kind"] == kind]
 
 
+def check_comparison(run: Path) -> None:
+    """A comparison goes on from a finished run, adds a scheme to it, and lays out its tables."""
+    folder = run.with_name("compared")
+    folder.mkdir()
+    cards = {path: path.read_bytes() for path in run.glob("distill/*/student.json")}
+    run.rename(folder / "seed-0")
+    words = ["compare", "studies/tiny.toml", "--schemes", "kd", "--seeds", "1", "--out", str(folder)]
+    done = subprocess.run(
+        [sys.executable, "-m", "preceptor", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+    assert set(told["figures"]) == {"amtkd", "fedadam", "kd", "pooled", "supervised"}
+    assert {one["label"] for one in told["differences"]} == set(told["figures"]) - {"supervised"}
+    assert "| *all teachers, mean of their probabilities* |" in (folder / "comparison.md").read_text(encoding="utf-8")
+    assert all((folder / "seed-0" / path.relative_to(run)).read_bytes() == card for path, card in cards.items())
+
+
 def test_a_study_killed_while_it_trains_collects_and_distils_ends_as_one_that_never_was(
     start: Callable[..., Simulation],
 ) -> None:
@@ -118,6 +136,7 @@ def test_a_study_killed_while_it_trains_collects_and_distils_ends_as_one_that_ne
         assert epochs == sorted(set(epochs)), "nothing is trained twice"
     rounds = [(event["label"], event["round"]) for event in of(last.run, "round-ended")]
     assert rounds == [("fedadam", 1), ("fedadam", 2)], "and no round"
+    check_comparison(last.run)
 
     starts = len(of(last.run, "federation-started"))
     again = start()

@@ -9,7 +9,7 @@ import pytest
 
 from imaging.errors import InputError
 from preceptor import main
-from server.compare_command import variants, with_contents, with_students
+from server.compare_command import students, variants, with_contents, with_students
 from study.plan import Study, read_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +47,13 @@ def test_a_site_is_left_out_by_a_variant_of_the_studys_scheme() -> None:
     assert (student.scheme, student.without) == ("amtkd", ["hospital-b"])
     with pytest.raises(InputError, match="no site is called `hospital-d`, did you mean `hospital-"):
         with_students(study, ["supervised"], more(study, without=["hospital-d"]), PROSTATE)
+
+
+def test_an_absent_teachers_student_stands_beside_the_one_with_it() -> None:
+    study = read_study(PROSTATE)
+    assert students(study, "kd", "supervised", without=["hospital-b"]) == ["supervised", "kd", "amtkd"]
+    assert students(study, "kd", "supervised", without=[]) == ["supervised", "kd"]
+    assert set(students(study, "", "supervised", without=[])) == {"supervised", *study.distill.students}
 
 
 def test_each_teacher_and_each_network_have_students_of_their_own() -> None:

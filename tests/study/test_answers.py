@@ -12,6 +12,7 @@ from numpy.testing import assert_array_equal
 from imaging.errors import InputError
 from models.contents import CONTENTS, DEFAULT, arrays_of, content_of
 from study.answers import Answers, AnswersHeader
+from study.squeeze import expanded, row_of, squeezed
 from study.wire import Failure, Shard, pack
 
 
@@ -49,6 +50,15 @@ def test_every_truncation_is_an_input_error(answers: Answers, shard: Shard) -> N
     for length in range(0, len(whole), 7):
         with pytest.raises(InputError, match="cut short"):
             Answers.unpack(whole[:length], shard)
+
+
+@pytest.mark.parametrize("last", [0, 1, 7])
+def test_fewer_numbers_than_were_announced_are_not_filled_up(last: int) -> None:
+    array = np.full(10, last, np.uint8)
+    whole = expanded({"a": squeezed(array)}, {"a": row_of(array)})
+    assert np.array_equal(whole["a"], array)
+    with pytest.raises(InputError, match="fewer bytes than it says"):
+        expanded({"a": squeezed(array)}, {"a": row_of(np.zeros(20, np.uint8))})
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -51,6 +51,19 @@ def test_folders_become_absolute(read: Callable[..., Study], tmp_path: Path) -> 
     assert study.sites[1].source == PhantomSource(phantom="promise12", cases=3)
 
 
+def test_a_site_and_the_student_have_no_patient_in_common(read: Callable[..., Study]) -> None:
+    with pytest.raises(InputError, match=r"site `[^`]+` and the student share patients"):
+        read(sites__1__source={"folder": "scans"})
+    mine = {"folder": "scans", "patients": [0, 7]}
+    with pytest.raises(InputError, match="share patients"):
+        read(
+            sites__1__source={"folder": "../" + "scans/../scans", "patients": [0, 7]},
+            student__sources=[{"folder": "../scans"}],
+        )
+    apart = read(sites__1__source=mine, student__sources=[{"folder": "scans", "patients": [7, 9]}])
+    assert apart.sites[1].source is not None
+
+
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
@@ -222,6 +235,7 @@ def test_the_hash_changes_with_every_setting_and_not_with_the_order_of_keys(cont
     put(content, "federation.patience_s", 7.0)
     put(content, "distill.compare", ["uniform"])
     put(content, "averaging.strategies", ["fedavg"])
+    put(content, "answers.views", 2)
     assert Study.model_validate(content).hash() in seen
 
 

@@ -3,7 +3,7 @@
     python benchmarks/kept.py runs/compare-tables-cardiac/seed-* --out docs/measured/tables-cardiac
 
 `preceptor tables docs/measured/tables-cardiac/seed-*` then makes the same tables, years later and elsewhere. Kept are
-each patient's metrics, the teachers' at every site, and the students' cards; folders of scans keep their last name only.
+each patient's metrics, the teachers' at every site, and the students' cards; folders of scans keep their last name.
 """
 
 from __future__ import annotations

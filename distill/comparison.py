@@ -132,8 +132,11 @@ class Difference:
     reference: str
     mean: float
     """Over runs and sites, each counting alike."""
-    over_patients: tuple[float, float]
-    """The 95 % interval of that mean by bootstrap over patients, paired: about these students, not their trainings."""
+    over_patients: tuple[float, float] | None
+    """The 95 % interval of that mean by bootstrap over patients, paired: about these students, not their trainings.
+
+    None where no site of a run has two patients.
+    """
     over_runs: tuple[float, float] | None
     """The same by Student's t over runs, since the patients of a run share one pair of students; None of one run."""
     p: float
@@ -144,8 +147,8 @@ class Difference:
     @property
     def verdict(self) -> str:
         """`better`, `worse`, or that the data cannot tell them apart: the wider interval and the test must say so."""
-        low, high = self.over_runs or self.over_patients
-        if self.p_holm >= ALPHA or low <= 0 <= high:
+        ends = self.over_runs or self.over_patients
+        if self.p_holm >= ALPHA or ends is None or ends[0] <= 0 <= ends[1]:
             return "cannot be told apart"
         return "better" if self.mean > 0 else "worse"
 
@@ -171,7 +174,9 @@ def _over_runs(gains: Values) -> tuple[float, float]:
     return float(gains.mean()) - half, float(gains.mean()) + half
 
 
-def _over_patients(gain: Values, strata: NDArray[np.int64], seed: int) -> tuple[float, float]:
+def _over_patients(gain: Values, strata: NDArray[np.int64], seed: int) -> tuple[float, float] | None:
+    if max(np.bincount(strata), default=0) < 2:
+        return None
     low, high = np.quantile(resampled(gain, strata, seed=seed), [ALPHA / 2, 1 - ALPHA / 2])
     return float(low), float(high)
 

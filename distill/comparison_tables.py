@@ -60,7 +60,7 @@ def write(trainings: Trainings, reference: str, folder: Path) -> Path:
     content = json.dumps(as_json(trainings, reference), indent=1, allow_nan=False)
     write_text(folder / "comparison.json", content + "\n")
     found = [one for alike, own in trainings.by_network(reference) for one in differences(alike, own)]
-    rows = [(one.label, one.mean, *(one.over_runs or one.over_patients)) for one in found]
+    rows = [(one.label, one.mean, *(one.over_runs or one.over_patients or (one.mean, one.mean))) for one in found]
     over = "runs" if len(trainings.runs) > 1 else "patients"
     picture = figures.intervals(
         rows, xlabel=f"Dice gained over {reference}", title=f"Mean and 95 % interval over {over}"

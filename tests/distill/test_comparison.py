@@ -68,7 +68,7 @@ def test_a_small_gain_shows_when_patients_are_paired_and_none_is_made_up() -> No
     assert [one.label for one in found] == ["same", "better", "worse"]
     assert [one.verdict for one in found] == ["cannot be told apart", "better", "worse"]
     better = found[1]
-    for low, high in (better.over_patients, better.over_runs or (1.0, 1.0)):
+    for low, high in (better.over_patients or (1.0, 1.0), better.over_runs or (1.0, 1.0)):
         assert low < 0.05 < high
         assert low < better.mean < high
     assert better.p_holm >= better.p
@@ -82,9 +82,18 @@ def test_what_trainings_vary_by_is_no_difference_of_schemes() -> None:
             run[site] = [case((one.metrics["dice"]["organ"] or 0) + gain) for one in cases]  # type: ignore[index]
     [found] = differences(trainings, "alone")
     assert found.p_holm < 0.01
+    assert found.over_patients
     assert found.over_patients[0] > 0
     assert found.verdict == "cannot be told apart"
     assert 0.6 < ranks(trainings)["other"]["first"] < 0.95, "a draw of the third run alone ranks otherwise"
+
+
+def test_one_patient_a_site_has_no_interval_over_patients() -> None:
+    [several] = differences(made({"alone": 0.0, "other": 0.1}, patients=1), "alone")
+    assert several.over_patients is None
+    assert several.over_runs
+    [one] = differences(made({"alone": 0.0, "other": 0.1}, runs=1, patients=1), "alone")
+    assert (one.over_patients, one.over_runs, one.verdict) == (None, None, "cannot be told apart")
 
 
 def test_two_that_are_the_same_do_not_differ() -> None:

@@ -96,8 +96,9 @@ def distill_command(
     name = label or default_label(study, variant or scheme, study.seed if seed is None else seed)
     fabric = fabric_of(study.distill)
     track = track if fabric.is_global_zero else None
-    plan = study.distill.model_dump()
-    with led(fabric), shown(Console(stderr=True), name) as show, tracked(track, run, name, plan) as follow:
+    own = study.distill.of(scheme).model_dump(exclude={"compare", "variants"})
+    own |= {"network": study.student.model, "seed": study.seed if seed is None else seed}
+    with led(fabric), shown(Console(stderr=True), name) as show, tracked(track, run, name, own) as follow:
 
         def progress(done: Progress) -> None:
             show(done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -68,6 +69,7 @@ def _tensorboard(folder: Path, label: str, settings: dict[str, Any]) -> Iterator
 
 @contextmanager
 def _mlflow(folder: Path, label: str, settings: dict[str, Any]) -> Iterator[Write]:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a hospital's machine tells its maker nothing unasked
     import mlflow  # noqa: PLC0415
 
     mlflow.set_experiment(folder.resolve().name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,6 +34,22 @@ def test_tensorboard_gets_every_term_of_every_step(make_run: MakeRun) -> None:
         told = [(point.step, point.value) for point in curves.Scalars(f"loss/{name}")]
         assert told == [(event["step"], pytest.approx(event["terms"][name], rel=1e-6)) for event in steps]
     assert [point.step for point in curves.Scalars("validation/dice")] == [3, 6, 7]
+
+
+@pytest.mark.filterwarnings("ignore")  # another's warnings about another's libraries
+def test_mlflow_gets_the_same(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    run = make_run(2)
+    words = ["distill", str(run.folder), "--scheme", "supervised", "--seed", "1", "--track", "mlflow"]
+    answer = CliRunner().invoke(app, words)
+    assert answer.exit_code == 0, answer.output
+    [told] = mlflow.search_runs(experiment_names=[run.folder.name], output_format="list")
+    assert (told.data.params["scheme"], told.data.params["seed"]) == ("supervised", "1")
+    steps = [event for event in events(run.folder / "distill" / "supervised-seed-1") if event["kind"] == "step"]
+    points = mlflow.MlflowClient().get_metric_history(told.info.run_id, "loss/dice")
+    assert [(point.step, point.value) for point in points] == [(one["step"], one["terms"]["dice"]) for one in steps]
 
 
 def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(

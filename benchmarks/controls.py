@@ -8,8 +8,8 @@ alike. `amtkd` learns from each and is compared with `supervised`, paired by pat
 test patients. A gain of the latter two would come from anything but what teachers know.
 
 With `--spoil SITE` there is one copy instead: that site's teacher is trained again, on its own scans with its masks
-shuffled among all its slices. `amtkd`, with its own and with the sharp law, and others learn from this store; and from
-it without that site.
+shuffled among all its slices. `amtkd`, with its own and with the sharp law, others, and students of each sound teacher
+alone learn from this store; and from it without that site.
 
 The same command goes on where it was stopped.
 """
@@ -126,7 +126,7 @@ class Student:
     settings: dict[str, object] = field(default_factory=dict)
 
 
-def students_of(spoil: str | None) -> list[Student]:
+def students_of(study: Study, spoil: str | None) -> list[Student]:
     """The students of a control, the reference first."""
     if spoil is None:
         names: dict[str, Store] = {"amtkd": true, "amtkd-untrained": untrained, "amtkd-shuffled": shuffled}
@@ -137,6 +137,8 @@ def students_of(spoil: str | None) -> list[Student]:
     found = [Student(name, "spoiled", store, name) for name in schemes]
     sharp: dict[str, object] = {"weights": Weights(law="agreement-softmax")}
     found.append(Student("amtkd-softmax", "spoiled", store, "amtkd", sharp))
+    for name in [site.name for site in study.sites if site.name != spoil]:
+        found.append(Student(f"only-{name}", "spoiled", store, "mono-teacher", {"mono_teacher": name}))
     for one in [found[0], found[-1], found[3]]:
         found.append(replace(one, label=f"{one.label}-without", settings={**one.settings, "without": [spoil]}))
     return found
@@ -182,7 +184,7 @@ def main() -> None:
     parser.add_argument("--spoil", metavar="SITE", help="shuffle this site's masks instead")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    wanted = students_of(arguments.spoil)
+    wanted = students_of(read_study_of(arguments.runs[0]), arguments.spoil)
     students = {
         (run, seed): trained(run, arguments.work / run.name, seed, arguments.steps, wanted)
         for run in arguments.runs

@@ -75,4 +75,8 @@ def _mlflow(folder: Path, label: str, settings: dict[str, Any]) -> Iterator[Writ
     mlflow.set_experiment(folder.resolve().name)
     with mlflow.start_run(run_name=label):
         mlflow.log_params(settings)
-        yield lambda values, step: mlflow.log_metrics(values, step=step)  # one request a step
+
+        def write(values: dict[str, float], step: int) -> None:
+            mlflow.log_metrics(values, step=step)  # one request a step
+
+        yield write

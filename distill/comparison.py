@@ -31,7 +31,7 @@ ByRun = Sequence[Mapping[str, Sequence[CaseMetrics]]]
 """Run -> site -> cases."""
 
 
-def over_runs(cases: ByRun, metric: Metric) -> Values:
+def run_figures(cases: ByRun, metric: Metric) -> Values:
     """A figure a run: the mean over sites of each site's mean over its patients and foreground classes."""
     return np.array([mean_over_sites(list(by_site.values()), metric) for by_site in cases])
 
@@ -111,7 +111,7 @@ class Trainings:
 
     def figures(self, label: str, metric: Metric) -> Values:
         """A figure a run: the mean over sites of each site's mean over its patients and foreground classes."""
-        return over_runs(self.cases[label], metric)
+        return run_figures(self.cases[label], metric)
 
     def patients(self, label: str) -> Values:
         """Dice of every patient of every run and site, mean over the foreground classes where it is defined."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from distill import report_figures as figures
-from distill.comparison import ByRun, Difference, Trainings, differences, over_runs, ranks
+from distill.comparison import ByRun, Difference, Trainings, differences, ranks, run_figures
 from distill.report_tables import SHOWN, of_how_many
 from imaging.atomic import write_text
 from study.plan import PhantomSource
@@ -50,7 +50,7 @@ def as_json(trainings: Trainings, reference: str) -> dict[str, Any]:
 def _numbers(runs: ByRun) -> dict[str, list[float | None]]:
     """By metric a figure a run; null where it is not defined, for JSON has no NaN."""
     return {
-        metric: [figure if np.isfinite(figure) else None for figure in over_runs(runs, metric).tolist()]
+        metric: [figure if np.isfinite(figure) else None for figure in run_figures(runs, metric).tolist()]
         for metric in SHOWN
     }
 
@@ -73,16 +73,13 @@ def write(trainings: Trainings, reference: str, folder: Path) -> Path:
 def _head(trainings: Trainings) -> str:
     study = read_study_of(trainings.runs[0])
     made_up = any(isinstance(site.source, PhantomSource) for site in study.sites)
-    patients = len(trainings.strata())
+    absent = (
+        f" Not evaluated in every run, and so left out: {', '.join(trainings.missing)}." if trainings.missing else ""
+    )
     return (
         f"**{study.name}**{', phantoms (synthetic scans)' if made_up else ''}: {len(trainings.runs)} runs, "
-        f"{patients} evaluations at {len(study.sites)} sites in all (a real patient can come in several runs), "
-        f"student {' and '.join(dict.fromkeys(trainings.networks.values()))}."
-        + (
-            f" Not evaluated in every run, and so left out: {', '.join(trainings.missing)}."
-            if trainings.missing
-            else ""
-        )
+        f"{len(trainings.strata())} evaluations at {len(study.sites)} sites in all (a real patient can come in several "
+        f"runs), student {' and '.join(dict.fromkeys(trainings.networks.values()))}.{absent}"
     )
 
 
@@ -92,9 +89,9 @@ def _figures(trainings: Trainings, *, teachers: bool) -> str:
     mark = trainings.teachers.get(MIXTURE)
     rows = [(_teacher(name), runs) for name, runs in trainings.teachers.items() if teachers]
     for name, runs in [*rows, *((label, trainings.cases[label]) for label in trainings.labels)]:
-        dice, hd95, voe = (over_runs(runs, metric) for metric in SHOWN)
+        dice, hd95, voe = (run_figures(runs, metric) for metric in SHOWN)
         count = of_how_many([cases for by_site in runs for cases in by_site.values()])
-        far = f"{np.mean(dice - over_runs(mark, 'dice')):+.3f}" if mark else "–"
+        far = f"{np.mean(dice - run_figures(mark, 'dice')):+.3f}" if mark else "–"
         lines.append(f"| {name} | {_spread(dice, 3)} | {far} | {_spread(hd95, 1)}{count} | {_spread(voe, 3)} |")
     told = "`To all teachers`: the distance to the mean of their probabilities. " if mark else ""
     return "\n".join(lines) + f"\n\nMean over sites, ± standard deviation over runs. {told}".rstrip()
@@ -127,7 +124,7 @@ def _by_network(trainings: Trainings) -> str:
 
 
 def _dice_voe(runs: ByRun) -> str:
-    return f"{_spread(over_runs(runs, 'dice'), 3)} / {_spread(over_runs(runs, 'voe'), 3)}"
+    return f"{_spread(run_figures(runs, 'dice'), 3)} / {_spread(run_figures(runs, 'voe'), 3)}"
 
 
 def _differences(found: Sequence[Difference], reference: str) -> str:

@@ -143,9 +143,11 @@ def student_dice(federation: Federation, folder: Path, scheme: str, seed: int, s
     slices = lead_slices(study, folder)
     store = open_store(study, folder, slices)
     for site, teacher in federation.teachers.items():
-        card = read_card(federation.run, site)
-        if card is not None and not store.shards(site, study.answers.contents):
-            for shard in federation.asked(site):
+        if (card := read_card(federation.run, site)) is None:
+            raise SystemExit(f"{federation.run}: {site} has no teacher's card")
+        missing = store.missing(site, len(shards(study, slices)), study.answers.contents)
+        for shard in federation.asked(site):
+            if shard.index in missing:
                 store.write(teacher.answer(shard), card, shard.wants)
     run_job(study, folder, scheme, seed=seed, label=f"{scheme}-{seed}")
     network = load_student(folder / "distill" / f"{scheme}-{seed}")[1]

@@ -139,7 +139,8 @@ def students_of(study: Study, spoil: str | None) -> list[Student]:
     found.append(Student("amtkd-softmax", "spoiled", store, "amtkd", sharp))
     for name in [site.name for site in study.sites if site.name != spoil]:
         found.append(Student(f"only-{name}", "spoiled", store, "mono-teacher", {"mono_teacher": name}))
-    for one in [found[0], found[-1], found[3]]:
+    whole = [one for one in found if one.label in {"amtkd", "amtkd-softmax", "consensus"}]
+    for one in whole:
         found.append(replace(one, label=f"{one.label}-without", settings={**one.settings, "without": [spoil]}))
     return found
 

@@ -76,6 +76,9 @@ def ask(socket_path: str, path: str, body: bytes, *, site: str = "", start_s: fl
             reply = response.read()
             if response.status in (200, 422):  # 422: a failure in the service's words
                 return reply
+            if response.status < 500:
+                cause = f"the site's service does not know this message (HTTP {response.status})"
+                return failure(cause, site, "install one and the same release for the node and its service")
         except (OSError, http.client.HTTPException):
             continue
         finally:

@@ -17,7 +17,7 @@ from client.evaluate import student_of
 from client.scans import Scans
 from client.site import SiteConfig
 from client.status import Status
-from client.teacher import folder_of
+from client.teacher import students_of
 from client.training import Batch, TrainSlices
 from imaging.atomic import write_text
 from imaging.errors import InputError
@@ -94,6 +94,7 @@ class Apprentice:
         """
         kept = self.folder / f"{self.asked.until}.json"
         if not kept.exists():
+            self.config.policy.admit_folder(self.folder.parent, self.config.workspace)
             self._forget_others()
             write_text(kept, self._trained(status).model_dump_json())
         weights = {name: tensor.numpy() for name, tensor in load_best(self.folder).items()}
@@ -155,7 +156,7 @@ def plan(asked: AverageRequest, seed: int, *, identity: str) -> TrainPlan:
 
 def students_folder(config: SiteConfig, assignment: Assignment, label: str) -> Path:
     """Where that student of a study is trained at this site."""
-    return config.workspace / "students" / folder_of(config, assignment).name / label
+    return students_of(config, assignment) / label
 
 
 def load_local(config: SiteConfig, study: Study) -> nn.Module:

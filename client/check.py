@@ -17,7 +17,7 @@ from rich.text import Text
 
 from imaging.cohort import COPY, Case, Inspection, Problem, inspect
 from imaging.errors import InputError
-from imaging.sheet import Picture, picture_of, write_sheet
+from imaging.sheet import MOST, Picture, picture_of, write_sheet
 from imaging.volume import Volume
 
 Use = Literal["training", "answering only", "no"]
@@ -167,15 +167,16 @@ def check(
         raise InputError("the sheet is a PNG", where=sheet, fix=f"name it {sheet.with_suffix('.png').name}")
     tell = progress or (lambda what, done, total: None)
     found = inspect(folder, classes=classes, progress=lambda done, total: tell("files", done, total))
-    rows, problems, pictures, seen = [], list(found.problems), [], set[bytes]()
+    rows, problems, seen = list[Row](), list(found.problems), set[bytes]()
+    pictures = list[Picture]()
     for done, case in enumerate(found.cases, 1):
-        row, picture = _read(case, problems, seen, pictured=sheet is not None)
+        row, picture = _read(case, problems, seen, pictured=sheet is not None and len(pictures) < MOST)
         rows.append(row)
         pictures += [picture] if picture else []
         tell("cases", done, len(found.cases))
     problems += _nothing(folder, found)
     if sheet is not None and pictures:
-        write_sheet(sheet, pictures, title=str(folder))
+        write_sheet(sheet, pictures, title=str(folder), cases=len(found.cases))
     return Report(folder, tuple(rows), tuple(problems))
 
 

@@ -78,7 +78,9 @@ class Site:
         self.config.policy.admit_averaging(request)
         scans = self.scans(request.assignment)
         reply, trained = Apprentice(self.config, request, weights, scans).train(self.status)
-        return self.release("average", request.assignment.study, len(body), reply, None if request.keep else trained)
+        if request.keep:  # without its losses too: they would judge any weights on a few patients, past `evaluations`
+            reply, trained = reply.model_copy(update={"terms": {}}), {}
+        return self.release("average", request.assignment.study, len(body), reply, trained)
 
     def evaluate(self, body: bytes) -> bytes:
         request, weights = unpack(body, EvaluateRequest)

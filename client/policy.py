@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
+
 from pydantic import Field
 
 from imaging.errors import InputError
@@ -29,6 +32,10 @@ class Policy(Plan):
     average: bool = False
     """Whether the student's weights may leave after training on this site's patients, so that they can be averaged
     (FedAvg and its kin). Whoever has them can ask them anything, of these patients too; so no, unless you say so."""
+
+    workspace_gib: float = Field(200.0, gt=0)
+    """Size of the workspace beyond which no new study, teacher or student is begun: every way to prepare slices has a
+    cache of its own, every teacher and student a folder."""
 
     downloads: bool = False
     """Whether a teacher may begin with pretrained weights, for which the service then asks the internet once."""
@@ -65,6 +72,20 @@ class Policy(Plan):
             raise InputError(
                 f"this site's policy allows {self.evaluations} students to be evaluated on its patients",
                 fix="ask the site's engineer for more `evaluations` in the site's [policy]",
+            )
+
+    def admit_folder(self, folder: Path, workspace: Path) -> None:
+        """InputError where a folder would be begun in a workspace that holds all that this policy allows."""
+        if folder.exists():
+            return
+        held = 0
+        for path in workspace.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # a temporary file, gone by now
+                held += path.lstat().st_size
+        if held > self.workspace_gib * 2**30:
+            raise InputError(
+                f"this site's workspace holds {held / 2**30:.1f} GiB, its policy allows {self.workspace_gib:g}",
+                fix="ask its engineer to remove what old studies left there, or for more `workspace_gib` in [policy]",
             )
 
     def admit_averaging(self, request: AverageRequest) -> None:

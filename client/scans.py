@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.site import SiteConfig
-from client.teacher import folder_of
+from client.teacher import folder_of, students_of
 from imaging.atomic import write_text
 from imaging.cohort import Case, inspect, select, split
 from imaging.errors import InputError
@@ -60,9 +60,9 @@ def open_scans(
 ) -> Scans:
     """Read what is not in the workspace's cache yet, one case at a time, and split by patient.
 
-    Who is in which part is settled when a teacher begins to learn, and kept beside it: patients who come later are in
-    none, so that nobody whom a teacher has seen ever counts as a test patient.
-    Raises: InputError when no case with a mask can be used.
+    Who is in which part is settled when a teacher or a student begins to learn, and kept: patients who come later are
+    in none, so that nobody who was learned from ever counts as a test patient.
+    Raises: InputError when no case with a mask can be used, or the workspace holds all that the policy allows.
     """
     classes = len(assignment.task.classes)
     found = inspect(config.data, classes=classes)
@@ -75,19 +75,25 @@ def open_scans(
             fix="run `preceptor site check` on the site's folder: it says what is missing",
         )
     folder = config.workspace / "cache" / f"{assignment.preprocess.fingerprint()}-{classes}"
+    teacher = folder_of(config, assignment)
+    for new in (folder, teacher):
+        config.policy.admit_folder(new, config.workspace)
     cache = SliceCache.build(cases, assignment.preprocess, folder, classes=classes, progress=progress)
     for problem in (*found.problems, *cache.problems):
         log.warning("put aside: %s: %s; %s", problem.where, problem.what, problem.fix)
-    parts = _settled(cache.cases, assignment, folder_of(config, assignment) / PARTS)
+    learning = begun(teacher) or students_of(config, assignment).exists()
+    parts = _settled(cache.cases, assignment, teacher / PARTS, learning=learning)
     aside = len(found.problems) + len(cache.problems) + len(found.cases) - len(usable)
     scans = Scans(cache, parts, aside)
     log.info("patients %s, slices %s, %d cases put aside", scans.patients(), scans.counts(), aside)
     return scans
 
 
-def _settled(cases: Sequence[CachedCase], assignment: Assignment, path: Path) -> dict[Part, list[CachedCase]]:
-    """The cases of every part, by what is noted at `path`; drawn anew as long as no teacher has begun to learn."""
-    if not (path.exists() and begun(path.parent)):
+def _settled(
+    cases: Sequence[CachedCase], assignment: Assignment, path: Path, *, learning: bool
+) -> dict[Part, list[CachedCase]]:
+    """The cases of every part, by what is noted at `path`; drawn anew as long as nobody has begun to learn."""
+    if not (path.exists() and learning):
         drawn = split(cases, seed=assignment.seed, shares=assignment.teacher.split)
         write_text(path, json.dumps({part: sorted({case.patient for case in drawn[part]}) for part in get_args(Part)}))
     noted = json.loads(path.read_bytes())

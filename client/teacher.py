@@ -38,6 +38,11 @@ def folder_of(config: SiteConfig, assignment: Assignment) -> Path:
     return config.workspace / "teacher" / key
 
 
+def students_of(config: SiteConfig, assignment: Assignment) -> Path:
+    """Where students are trained on the scans that this teacher learns from."""
+    return config.workspace / "students" / folder_of(config, assignment).name
+
+
 def build(assignment: Assignment, *, fresh: bool) -> nn.Module:
     """The teacher's network; without downloading pretrained weights unless it is `fresh`."""
     options = {key: value for key, value in assignment.teacher.options.items() if fresh or key != "pretrained"}

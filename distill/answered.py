@@ -107,10 +107,13 @@ class _Reader:
     def unpacked(self, sites: Sequence[str], number: int) -> dict[str, dict[str, Unpacked]]:
         """All that these sites answered in a round, in the job's cache."""
         study, slices, store = self.study, self.slices, self.store(number)
-        folder, size = self.run_folder / "distill" / "answers-cache" / store.round_name, slices.images.shape[1:]
+        folder = self.run_folder / "distill" / "answers-cache" / store.round_name
+        height, width = slices.images.shape[1:]
         asked = np.concatenate([numbered(slices, self.ids, view) for view in range(study.answers.views + 1)])
         return {
-            site: unpacked(store, site, self.needs.contents, folder / site, asked, size=(size[0], size[1]))
+            site: unpacked(
+                store, site, self.needs.contents, folder / site, asked, size=(height, width), n_shards=self.n_shards
+            )
             for site in sites
         }
 
@@ -180,7 +183,7 @@ def answering(
         raise InputError(what, where=store.folder, fix=fix + collect(store))
     missing = {site.name: store.missing(site.name, n_shards, contents) for site in study.sites}
     for site, lacking in missing.items():
-        if lacking and site not in absent:
+        if lacking and site not in absent and site not in study.distill.without:
             done, first = n_shards - len(lacking), min(lacking)
             what = f"site {site} has answered {done} of {n_shards} shards; the first missing is {first}"
             what += f" ({', '.join(lacking[first])})" if set(lacking[first]) < set(contents) else ""

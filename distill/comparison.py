@@ -93,14 +93,14 @@ class Trainings:
     def by_network(self, reference: str) -> list[tuple[Trainings, str]]:
         """The students of each network, for only they can be compared one with another, and their own `reference`.
 
-        Its own network comes first; a network without such a student of its own is left out.
+        Its own network comes first; a network without such a student has its first one in the reference's place.
         """
         networks = dict.fromkeys([self.networks[reference], *self.networks.values()])
         found = []
         for network in networks:
             same = tuple(label for label in self.labels if self.networks[label] == network)
             own = [label for label in (reference, f"{reference}-{network}") if label in same]
-            found += [(replace(self, labels=same), label) for label in own[:1]]
+            found.append((replace(self, labels=same), (own or same)[0]))
         return found
 
     def check(self, label: str) -> None:
@@ -146,9 +146,9 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, or that the data cannot tell them apart: the wider interval and the test must say so."""
-        ends = self.over_runs or self.over_patients
-        if self.p_holm >= ALPHA or ends is None or ends[0] <= 0 <= ends[1]:
+        """`better`, `worse`, or that the data cannot tell them apart: every interval and the test must say so."""
+        known = [ends for ends in (self.over_runs, self.over_patients) if ends]
+        if self.p_holm >= ALPHA or not known or any(low <= 0 <= high for low, high in known):
             return "cannot be told apart"
         return "better" if self.mean > 0 else "worse"
 

@@ -138,8 +138,8 @@ def _differences(found: Sequence[Difference], reference: str) -> str:
 
 EXPLAINED = (
     "Paired by patient. Over runs by Student's t; over patients by bootstrap, and p by Wilcoxon: these two are about "
-    "these very students, whose trainings vary too. `better` and `worse` need the interval over runs (of a single run "
-    "over patients) and p."
+    "these very students, whose trainings vary too, and count a patient of several runs as several, so that p is too "
+    "small there. `better` and `worse` need both intervals, where they are, and p."
 )
 
 

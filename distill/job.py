@@ -296,5 +296,6 @@ def card_of(study: Study, job: Job, outcome: Outcome, *, label: str, made_on: di
         seconds=sum(v.seconds for v in outcome.history),
         weights_hash=weights_hash(student.state_dict()),
         teachers=list(job.sites),
+        pixel_mm=float(np.median([case.pixel_mm for case in job.slices.cases])),
         made_on=made_on,
     )

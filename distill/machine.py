@@ -60,12 +60,14 @@ def device_of(plan: Distill) -> str:
 
 @contextmanager
 def led(fabric: Fabric) -> Iterator[None]:
-    """Of several processes the first one tells what went wrong; the others then end without a word."""
+    """Of several processes the first one tells what went wrong; the others in one line, since it may be only theirs."""
     try:
         yield
     except (InputError, RuntimeError) as error:
         if fabric.is_global_zero or not (isinstance(error, InputError) or "closed by peer" in str(error)):
             raise
+        if isinstance(error, InputError):
+            print(f"process {fabric.global_rank} on {platform.node()}: {error}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -42,11 +42,10 @@ def _content(done: Export) -> dict[str, Any]:
     """Everything the template names."""
     far = done.figures["ONNX"].far
     within = [difference for difference in far if difference <= TOLERANCE]
-    spacing = done.card.preprocess["spacing_mm"]
     return {
         "card": done.card,
         "phantoms": phantoms_of(done.study),
-        "coarsest": f"{COARSEST * max(spacing):g}" if spacing else "",
+        "coarsest": f"{COARSEST * done.card.pixel_mm:.3g}" if done.card.pixel_mm else "",
         "files": [_file(done, form) for form in FILES],
         "part": done.part,
         "scans": len(done.figures["ONNX"].seconds),

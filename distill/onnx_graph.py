@@ -16,6 +16,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quant_pre
 from torch import nn
 
 from distill.normalise import normalise
+from imaging.errors import InputError
 from imaging.preprocess import Preprocess
 from study.exported import INPUT, OUTPUT
 
@@ -97,7 +98,8 @@ def _graph(module: nn.Module, size: tuple[int, int], takes: str, gives: str) -> 
         output_names=[gives],
         verbose=False,
     )
-    assert program is not None
+    if program is None:
+        raise InputError("torch exported no ONNX program", fix="report it with the student's `student.json`")
     graph: ModelProto = program.model_proto
     for part in (graph, graph.graph, *graph.graph.node, *graph.graph.value_info, *graph.graph.initializer):
         part.ClearField("metadata_props")

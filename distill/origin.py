@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from imaging.atomic import write_text
 from imaging.errors import InputError
 
 ORIGIN = "origin.json"
+log = logging.getLogger("distill")
 
 
 class Origin(BaseModel):
@@ -34,8 +36,8 @@ class Origin(BaseModel):
     """`cpu` or `cuda`."""
 
     def settle(self, folder: Path) -> None:
-        """Make `folder` this training's. One of the same settings from other slices or answers is thrown away; one
-        whose answers are the same as far as they went goes on.
+        """Make `folder` this training's. One of the same settings from other slices or answers is put aside, where
+        one such is kept; one whose answers are the same as far as they went goes on.
 
         Raises: InputError when the folder holds a training of other settings.
         """
@@ -53,10 +55,13 @@ class Origin(BaseModel):
             if former.model_dump(include=settings) != self.model_dump(include=settings):
                 fix = f"choose another `--label`, or remove {folder}"
                 raise InputError("holds a student of other settings", where=folder, fix=fix)
-            aside = folder.with_name(f".{folder.name}.old")
+            aside = folder.with_name(f".{folder.name}.former")
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)  # at once: half a folder would be refused for ever after a kill
-            shutil.rmtree(aside)
+            log.warning(
+                "%s: slices or answers are others than before, so it is trained anew; what was there is in %s now",
+                folder, aside,
+            )  # fmt: skip
         write_text(folder / ORIGIN, self.model_dump_json(indent=1) + "\n")
 
     def digest(self) -> str:

@@ -84,7 +84,7 @@ def write(prediction: Prediction, out: Path, preview: Path) -> None:
     write_mask(out, prediction.labels, prediction.case.image, classes=classes, maker=maker)
     labels = Volume(prediction.labels, prediction.scan.affine)
     found = ", ".join(f"{name} {ml:.1f} ml" for name, ml in prediction.volumes_ml.items())
-    write_sheet(preview, [picture_of(out.name, found, prediction.scan, labels)], title=maker)
+    write_sheet(preview, [picture_of(out.name, found, prediction.scan, labels)], title=maker, cases=1)
 
 
 def scan_of(path: Path) -> Case:
@@ -124,7 +124,8 @@ def check(image: Volume, leaflet: Leaflet, plan: Preprocess, scan: Path) -> None
         raise InputError(what, where=scan, fix="name a scan of that kind, or another student")
     if not image.modality:  # a NIfTI file does not say what it is; its values do, as far as they can
         _check_values(float(image.array.min()), leaflet.modality, scan)
-    pixel, wanted = max(reorient(image).spacing_mm[1:]), max(plan.spacing_mm or (float("inf"),))
-    if pixel > COARSEST * wanted:
+    pixel, wanted = max(reorient(image).spacing_mm[1:]), leaflet.pixel_mm or 0.0
+    fine = wanted > COARSEST * pixel and plan.spacing_mm is None  # else the scan is brought to the student's spacing
+    if wanted and (fine or pixel > COARSEST * wanted):
         what = f"the scan's pixels are {pixel:.2f} mm wide in the axial plane, the student's {wanted:.2f} mm"
-        raise InputError(what, where=scan, fix="name a scan of finer resolution, or another student")
+        raise InputError(what, where=scan, fix="name a scan of about that resolution, or another student")

@@ -51,7 +51,7 @@ def read_finished(run_folder: Path, label: str) -> Finished:
     card = read_card(folder)
     if card is None:
         raise InputError("holds no finished student", where=folder, fix="run `preceptor distill` first")
-    return Finished(run_folder, folder, card, as_trained(read_study_of(run_folder), card))
+    return Finished(run_folder, folder, card, as_trained(read_study_of(run_folder), card, read_origin(folder)))
 
 
 def replay(finished: Finished, fabric: Fabric, progress: Callable[[Progress], None] | None = None) -> Replay:
@@ -76,10 +76,12 @@ def replay(finished: Finished, fabric: Fabric, progress: Callable[[Progress], No
     return Replay(card.weights_hash, weights_hash(job.scheme.student.state_dict()), differing)
 
 
-def as_trained(study: Study, card: StudentCard) -> Study:
-    """The run's study with what `--set` had changed of it, as the card tells."""
+def as_trained(study: Study, card: StudentCard, origin: Origin | None) -> Study:
+    """The run's study with what `--set` had changed of it, as the card tells, and with the views it learned from."""
     student = study.student.model_copy(update={"model": card.model, "options": card.options})
-    return study.model_copy(update={"distill": card.settings, "student": student})
+    views = study.answers.views if origin is None else origin.views
+    answers = study.answers.model_copy(update={"views": views})
+    return study.model_copy(update={"distill": card.settings, "student": student, "answers": answers})
 
 
 def _origins(then: Origin | None, now: Origin) -> list[str]:

@@ -83,7 +83,7 @@ def _spread(found: Sequence[float], digits: int) -> str:
     """Mean ± standard deviation; one figure has no spread."""
     if not found:
         return "–"
-    spread = f" ± {np.std(found):.{digits}f}" if len(found) > 1 else ""
+    spread = f" ± {np.std(found, ddof=1):.{digits}f}" if len(found) > 1 else ""
     return f"{np.mean(found):.{digits}f}{spread}"
 
 

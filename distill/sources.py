@@ -56,7 +56,10 @@ class StoredAnswers:
 
 
 class LiveTeachers:
-    """The teachers themselves, asked afresh each time; where they are at hand, such as in tests and comparisons."""
+    """The teachers themselves, asked afresh each time; where they are at hand, such as in tests and comparisons.
+
+    They answer as sites do by default: in float16 on the full grid, and about slices, not about views.
+    """
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from imaging.errors import InputError
 if TYPE_CHECKING:
     from study.training import Progress
 
+log = logging.getLogger("distill")
 Follow = Callable[["Progress"], None]
 Write = Callable[[dict[str, float], int], None]
 """Values by name, step."""
@@ -43,7 +45,24 @@ def tracked(tracker: Tracker | None, folder: Path, label: str, settings: dict[st
         raise InputError(f"{tracker} is not installed", fix=fix)
     opened = _tensorboard if tracker is Tracker.tensorboard else _mlflow
     with opened(folder, label, settings) as write:
-        yield lambda done: _tell(done, write)
+        yield _forgiving(write)
+
+
+def _forgiving(write: Write) -> Follow:
+    """Tells of every step until that fails, such as by a server that is gone: the training goes on without."""
+    gone = False
+
+    def follow(done: Progress) -> None:
+        nonlocal gone
+        if gone:
+            return
+        try:
+            _tell(done, write)
+        except Exception as error:  # whatever another's library raises
+            gone = True
+            log.warning("the tracker failed, and is told no more of this training (%s)", error)
+
+    return follow
 
 
 def _tell(done: Progress, write: Write) -> None:

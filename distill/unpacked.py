@@ -7,7 +7,6 @@ memory map 0.4 ms.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.atomic import replacing
+from imaging.atomic import clear, replacing
 from imaging.errors import InputError
 from models.registry import ends_of
 from study.encoding import Size, decoded
@@ -37,17 +36,19 @@ class Unpacked:
         }
 
     @classmethod
-    def build(cls, store: AnswerStore, site: str, content: str, folder: Path, ids: Ids, *, size: Size) -> Unpacked:
+    def build(
+        cls, store: AnswerStore, site: str, content: str, folder: Path, ids: Ids, *, size: Size, n_shards: int
+    ) -> Unpacked:
         """Unpack a content into `folder`, every checksum compared, unless that is what lies there already.
 
-        `size` is the slices' (H, W).
+        `size` is the slices' (H, W); shards from number `n_shards` on are of views that are not learned from.
 
         Raises: InputError naming site and shard when one is damaged, or answers slices that were not asked.
         """
-        note = {"checksums": store.checksums(site, content), "ids": digest({"ids": ids})}
+        read = {shard: mark for shard, mark in store.checksums(site, content).items() if int(shard) < n_shards}
+        note = {"checksums": read, "ids": digest({"ids": ids})}
         if not (folder / NOTE).exists() or json.loads((folder / NOTE).read_text(encoding="utf-8")) != note:
-            for left in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a process killed while it unpacked
-                shutil.rmtree(left)
+            clear(folder)
             with replacing(folder) as temporary:
                 temporary.mkdir()
                 _unpack(store, site, content, temporary, ids, size=size)
@@ -61,11 +62,14 @@ class Unpacked:
 
 
 def unpacked(
-    store: AnswerStore, site: str, contents: Sequence[str], folder: Path, ids: Ids, *, size: Size
+    store: AnswerStore, site: str, contents: Sequence[str], folder: Path, ids: Ids, *, size: Size, n_shards: int
 ) -> dict[str, Unpacked]:
-    """Each of these contents that the site released, unpacked under `folder`."""
-    given = [content for content in contents if content not in store.withheld(site)]
-    return {content: Unpacked.build(store, site, content, folder / content, ids, size=size) for content in given}
+    """Each of these contents that the site released, unpacked under `folder`; see `Unpacked.build`."""
+    return {
+        content: Unpacked.build(store, site, content, folder / content, ids, size=size, n_shards=n_shards)
+        for content in contents
+        if content not in store.withheld(site)
+    }
 
 
 def _unpack(store: AnswerStore, site: str, content: str, folder: Path, ids: Ids, *, size: Size) -> None:

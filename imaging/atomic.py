@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -38,6 +39,13 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         for leftover in (temporary, former):
             _remove(leftover)
+
+
+def clear(path: Path) -> None:
+    """Remove what a process that was killed while it replaced `path` has left; for whoever alone writes there."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        if re.fullmatch(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.(tmp|old)", left.name):
+            _remove(left)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

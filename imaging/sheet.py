@@ -59,9 +59,8 @@ def _fullest(labels: NDArray[np.uint8]) -> int:
     return max(range(len(labels)), key=lambda k: (len(np.unique(labels[k])), np.count_nonzero(labels[k])))
 
 
-def write_sheet(path: Path, pictures: Sequence[Picture], *, title: str) -> None:
-    """All pictures on one PNG; InputError when it cannot be written."""
-    shown = pictures[:MOST]
+def write_sheet(path: Path, shown: Sequence[Picture], *, title: str, cases: int) -> None:
+    """All pictures, of so many `cases`, on one PNG; InputError when it cannot be written."""
     columns = max(3, min(12, math.ceil(math.sqrt(1.4 * len(shown)))))
     rows = max(1, math.ceil(len(shown) / columns))
     height = 2.2 * rows + 1.0  # inches: a cell is 1.9 × 2.2, title and legend half an inch each
@@ -75,7 +74,7 @@ def write_sheet(path: Path, pictures: Sequence[Picture], *, title: str) -> None:
         _draw(axis, picture)
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
-    more = f" (the first {MOST} of {len(pictures)} cases)" if len(pictures) > MOST else ""
+    more = f" (the first {MOST} of {cases} cases)" if cases > MOST else ""
     figure.text(0.5, 1 - 0.3 / height, f"{title}{more}", color="white", fontsize=10, ha="center")
     _legend(figure, shown)
     with replacing(path) as temporary:

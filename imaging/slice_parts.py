@@ -36,6 +36,11 @@ class CachedCase:
     key: str
     """Changes with the content of the case's files and with how they are prepared."""
 
+    @property
+    def pixel_mm(self) -> float:
+        """How wide the scan's own pixels are in the axial plane, the longer of both sides."""
+        return max(mm for axis, mm in zip(self.grid.axes, self.spacing_mm, strict=True) if axis not in "SI")
+
     @classmethod
     def from_json(cls, note: dict[str, Any]) -> Self:
         return cls(**{**note, "grid": Grid.from_json(note["grid"]), "spacing_mm": tuple(note["spacing_mm"])})
@@ -62,7 +67,6 @@ class Recipe:
 
     plan: Preprocess
     classes: int
-    keep_native: bool
 
     def key(self, case: Case) -> str:
         """32 hex digits from the content of the case's files."""
@@ -79,11 +83,12 @@ class Recipe:
         prepared = prepare(image, mask, self.plan, classes=self.classes)
         n = len(prepared.images)
         cached = CachedCase(case.id, case.patient, mask is not None, 0, n, prepared.grid, image.spacing_mm, key)
-        native = mask.array.astype(np.uint8) if mask is not None and self.keep_native else None
+        native = mask.array.astype(np.uint8) if mask is not None else None
         return Part(cached, prepared.images, prepared.masks, native)
 
     def _hash(self, *content: Any) -> str:
-        whole = [VERSION, self.plan.fingerprint(), self.classes, self.keep_native, *content]
+        drawn = True  # masks as they were drawn are kept: once a choice
+        whole = [VERSION, self.plan.fingerprint(), self.classes, drawn, *content]
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:32]
 
 

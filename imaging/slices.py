@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.atomic import replacing
+from imaging.atomic import clear, replacing
 from imaging.cohort import COPY, Case, Problem
 from imaging.errors import InputError
 from imaging.lock import Lock
@@ -61,11 +61,11 @@ class SliceCache:
     def native_mask(self, case: CachedCase) -> NDArray[np.uint8]:
         """The case's mask on its scan's own voxels, (D, H, W), memory-mapped.
 
-        Raises: ValueError when it has no mask, or the cache was built without native masks.
+        Raises: ValueError when it has no mask.
         """
         native = self.part(case).native
         if native is None:
-            raise ValueError(f"case {case.id} has no mask, or the cache was built without native masks")
+            raise ValueError(f"case {case.id} has no mask")
         return native
 
     def hiding(self, cases: Sequence[CachedCase]) -> Self:
@@ -110,7 +110,6 @@ class SliceCache:
         folder: Path,
         *,
         classes: int,
-        keep_native: bool = True,
         progress: Progress | None = None,
     ) -> Self:
         """The slices of these cases, prepared as planned, in that folder.
@@ -122,11 +121,12 @@ class SliceCache:
 
         Raises: InputError when no case can be used, or the disk is full.
         """
-        recipe = Recipe(plan, classes, keep_native)
+        recipe = Recipe(plan, classes)
         stamp = recipe.stamp(cases)
         if there := cls._true(folder, stamp):
             return there
         with Lock(folder.with_name(f".{folder.name}.lock")):
+            clear(folder)
             return cls._true(folder, stamp) or cls._build(cases, recipe, stamp, folder, progress)
 
     @classmethod

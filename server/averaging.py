@@ -18,6 +18,7 @@ from server.exchange import Ask
 from server.strategies import Average, flower
 from study.averaging_table import LOCAL
 from study.baselines import START, Start, request, ship
+from study.cards import read_card
 from study.envelope import Header
 from study.plan import Study
 from study.run import Run
@@ -151,13 +152,16 @@ class Round:
                 f"{reply.label} trained to step {reply.until} by {reply.site}, asked was {self.label} to step "
                 f"{self.until} by {site}, from the same weights"
             )
+        card = read_card(self.run.folder, site)
+        if card is not None and reply.slices > (most := card.slices["train"]):  # it would count for more than it is
+            raise InputError(f"{site} tells of {reply.slices} training slices, its teacher's card of {most}")
         expected = {} if self.label == LOCAL else self.weights
         if foreign := sorted(set(arrays) - set(expected)):
             raise InputError(f"the weights hold `{foreign[0]}`, which was not asked for")
         for name, sent in expected.items():
             expect(arrays, name, sent.dtype.type, sent.shape)
         self.replies[site], self.trained[site] = reply, arrays
-        loss = round(sum(reply.terms.values()), 4)
+        loss = round(sum(reply.terms.values()), 4) if reply.terms else None
         self.run.event("averaged", site=site, label=self.label, round=self.number, loss=loss, slices=reply.slices)
 
     def check(self) -> Check:

@@ -68,7 +68,8 @@ def simulate_command(
 def stoppable(console: Console) -> Iterator[None]:
     """Ctrl-C and a polite request to end say how to go on, and end with exit code 130."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _interrupt)
     try:
         yield
     except KeyboardInterrupt:

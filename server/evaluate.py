@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from imaging.atomic import write_text
@@ -18,6 +18,8 @@ from study.cards import read_card
 from study.cohorts import assignment
 from study.plan import Study
 from study.run import Run
+from study.student import WEIGHTS
+from study.student import read_card as read_student
 from study.wire import EvaluateReply, EvaluateRequest, digest, pack, unpack
 
 
@@ -36,12 +38,18 @@ def students(folder: Path) -> list[Candidate]:
     """Every student that was distilled in the run directory `folder`, in alphabetical order."""
     found = []
     for path in sorted(folder.glob("distill/[!.]*/student.json")):
-        note = json.loads(path.read_text(encoding="utf-8"))
-        weights = path.with_name("student.safetensors")
-        if weights.exists():
-            weights_hash = digest(load_file(weights))
-            found.append(Candidate(path.parent.name, note["model"], note["options"], weights_hash, weights))
+        card, weights = read_student(path.parent), path.with_name(WEIGHTS)
+        if card is not None and weights.exists():
+            found.append(Candidate(path.parent.name, card.model, card.options, _hash(weights), weights))
     return found
+
+
+def _hash(weights: Path) -> str:
+    try:
+        return digest(load_file(weights))
+    except SafetensorError as error:
+        fix = f"remove {weights.parent} to distil it again"
+        raise InputError(f"cannot be read ({error})", where=weights, fix=fix) from error
 
 
 def evaluated(folder: Path, student: Candidate, site: str) -> bool:

@@ -77,6 +77,8 @@ class Exchange:
     def __init__(self, phase: Phase, roster: Roster, line: Line, traffic: Traffic, plan: Federation) -> None:
         self.phase, self.roster, self.line, self.traffic, self.plan = phase, roster, line, traffic, plan
         self.asks = {site: phase.asks(site) for site in roster.sites}
+        for site in roster.sites:  # whoever was ready first in the round before has had nothing to say since
+            roster.hear(site)
         self.pending: list[Pending] = []
 
     def complete(self, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -24,6 +24,8 @@ PATIENCE_S, WAIT_S = 2.0, 0.02
 def main(record: Path) -> None:
     """Nothing is left to kill where `record` is gone (its owner ended well), or a later simulation holds the folder."""
     sys.stdin.buffer.read()
+    if not record.exists():
+        return
     try:
         lock = record.with_suffix(".lock").open("r+", encoding="utf-8")
         _take(lock)

@@ -112,7 +112,8 @@ class Simulation:
             folders = " and ".join(str(self.run.folder / "distill" / label) for label in others)
             names = ", ".join(dict.fromkeys(key for found in others.values() for key in found))
             what = f"students of other settings are there: {', '.join(others)}; differing: {names}"
-            raise InputError(what, fix=f"remove {folders}, restore the settings, or choose another folder with `--out`")
+            fix = f"restore the settings, give the new ones a name in `[distill.variants]`, or remove {folders}"
+            raise InputError(what, fix=fix)
         failed: dict[str, InputError] = {}
         if missing := [label for label in students if not self._distilled(label)]:
             jobs = {self._job(label): label for label in missing}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from imaging.errors import InputError
+from models.contents import ONNX
 from server.exchange import Ask
 from study.cards import finished, read_card, trained, write_card
 from study.cohorts import assignment
@@ -48,6 +49,9 @@ class Training:
             )
         if card.fingerprint != (expected := self.study.preprocess.fingerprint()):
             raise InputError(f"trained on slices prepared as {card.fingerprint}, the study prepares them as {expected}")
+        asked = self.study.teacher_of(site)
+        if card.model != ONNX and (card.model, card.options) != (asked.model, asked.options):
+            raise InputError(f"its teacher is {card.model} {card.options}, asked was {asked.model} {asked.options}")
         if card.epochs < until and not card.finished:
             raise InputError(f"trained to epoch {card.epochs}, asked was epoch {until}")
         earlier = read_card(self.run.folder, site)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate, islice
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from lightning_fabric.plugins import Precision
 from torch import Tensor, nn
 
-from imaging.atomic import replacing
+from imaging.atomic import clear, replacing
 from imaging.errors import InputError
 from study.envelope import digest
 
@@ -145,8 +144,7 @@ def restore(
 
     Raises: InputError when the checkpoint is damaged or belongs to another training.
     """
-    for left in folder.glob(f".{FILE}.*.tmp"):  # of a process killed while it wrote; a teacher's is near 1 GB
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    clear(folder / FILE)  # a teacher's is near 1 GB
     if not (folder / FILE).exists():
         return State()
     content = _load(folder)

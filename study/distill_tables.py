@@ -214,7 +214,8 @@ class Distill(Plan):
     patience: int | None = Field(None, ge=1)
     """Validations without a better Dice before training ends; when absent it goes on to `steps`."""
     clip_norm: float | None = Field(None, gt=0)
-    """Largest L2 norm of a step's gradients together; larger ones are scaled down to it, where it is given."""
+    """Largest L2 norm of a step's gradients, of the student and of all that a scheme learns beside it together; larger
+    ones are scaled down to it, where it is given."""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     """What the student is trained on; `auto` takes a GPU where there is one. On another it differs in its last bits."""
     devices: int = Field(1, ge=1, le=1024)

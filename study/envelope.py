@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -18,6 +18,8 @@ from study.squeeze import Row, expanded, row_of, squeezed
 
 VERSION = 3
 ROWS = TypeAdapter(dict[str, Row])
+MOST = 4000
+"""Letters of a failure that are passed on."""
 SAME_RELEASE = "install the same release on both ends"
 
 Arrays = dict[str, NDArray[Any]]
@@ -40,12 +42,21 @@ class LacksError(InputError):
     """The site has not kept what the message only names: it is to be sent whole."""
 
 
+def _printable(words: str) -> str:
+    """The same at no great length, without what a terminal would obey or no encoding knows."""
+    return "".join(letter if letter.isprintable() else " " for letter in words[:MOST])
+
+
+Words = Annotated[str, AfterValidator(_printable)]
+"""What a person will read, whoever wrote it."""
+
+
 class Failure(Header):
     """What went wrong at a site, without patient data: no file names, no ids."""
 
-    cause: str
-    site: str
-    remedy: str = ""
+    cause: Words
+    site: Words
+    remedy: Words = ""
     away: bool = False
     """Nobody was there to read the message."""
     lacks: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import tomllib
@@ -219,17 +220,22 @@ def _check_phantom(profile: Profile, task: Task) -> None:
 
 
 def _check_apart(study: Study, path: Path) -> None:
-    """InputError where a site and the student have patients in common: its test patients would be trained on."""
-    mine = [source for source in study.student.sources if isinstance(source, FolderSource)]
-    for site in study.sites:
-        if isinstance(theirs := site.source, FolderSource) and any(_overlap(theirs, source) for source in mine):
+    """InputError where sites, or a site and the student, have patients in common: some would train on others' tests."""
+    sources = [("the student", source) for source in study.student.sources]
+    sources += [(f"site `{site.name}`", site.source) for site in study.sites if site.source is not None]
+    folders = [(whose, source) for whose, source in sources if isinstance(source, FolderSource)]
+    for (whose, one), (other, another) in itertools.combinations(folders, 2):
+        if whose != other and _overlap(one, another):
             fix = "give each its own folder, or its own range of `patients`"
-            raise InputError(f"site `{site.name}` and the student share patients", where=path, fix=fix)
+            raise InputError(f"{other} and {whose} share patients", where=path, fix=fix)
 
 
 def _overlap(one: FolderSource, other: FolderSource) -> bool:
+    """Whether they can have patients in common; a folder within the other's is read with it."""
+    if one.folder != other.folder:
+        return one.folder.is_relative_to(other.folder) or other.folder.is_relative_to(one.folder)
     (first, end), (begin, last) = (source.patients or (0, math.inf) for source in (one, other))
-    return one.folder == other.folder and first < last and begin < end
+    return first < last and begin < end
 
 
 def resolve(study: Study, base: Path) -> Study:

@@ -65,7 +65,7 @@ class AnswerStore:
 
     def sites(self) -> list[str]:
         """Sites with answers here, in alphabetical order."""
-        return sorted({path.parents[2].name for path in self.folder.glob(f"*/{self.round_name}/*/zarr.json")})
+        return sorted({path.parents[2].name for path in self.folder.glob(f"*/{self.round_name}/[!.]*/zarr.json")})
 
     def contents(self, site: str) -> list[str]:
         """Contents that the site has answered or withheld, in the order of `CONTENTS`."""

@@ -40,6 +40,8 @@ class Leaflet(BaseModel):
     """DICOM's code of the scans it was made for."""
     preprocess: dict[str, Any]
     """How a scan is prepared for it: `[preprocess]` of the study."""
+    pixel_mm: float | None = None
+    """How wide the pixels were that it learned from: the study's spacing, or the median of the student's scans."""
     weights_hash: str
 
 
@@ -68,8 +70,10 @@ class StudentCard(Leaflet):
     @classmethod
     def of(cls, study: Study, **training: Any) -> Self:
         """The card of a study's student: what the study says of it, beside how this training went."""
+        spacing = study.preprocess.spacing_mm
         return cls(
             study=study.name,
+            pixel_mm=max(spacing) if spacing else training.pop("pixel_mm", None),
             model=study.student.model,
             options=study.student.options,
             classes=study.task.classes,

@@ -274,5 +274,5 @@ class AverageReply(Header):
     slices: Annotated[int, Field(ge=1)]
     """Training slices: how much the site counts in an average."""
     terms: dict[str, float]
-    """Mean of each loss term over these steps, or those since a kill."""
+    """Mean of each loss term over these steps, or those since a kill; none where the weights were to stay."""
     seconds: Annotated[float, Field(ge=0)]

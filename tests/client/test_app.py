@@ -83,5 +83,5 @@ def test_its_failure_is_the_wires_own() -> None:
         assert ours == theirs
 
 
-def test_flower_finds_the_three_handlers() -> None:
+def test_flower_finds_every_handler() -> None:
     assert {"query.teach", "query.answer", "query.average", "query.evaluate"} == set(app._registered_funcs)

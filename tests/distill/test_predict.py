@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from distill.predict import Prediction, predict
+from imaging.cohort import inspect
 from imaging.errors import InputError
 from imaging.phantom import make
 from imaging.phantom_files import write_dicom
@@ -85,8 +86,12 @@ def test_a_dicom_series_gets_a_seg(student: MakeStudent, tmp_path: Path) -> None
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert not ended.value.code
-    assert (tmp_path / "seg.dcm").exists()
     assert (tmp_path / "seg.png").exists()
+    (tmp_path / "seg.dcm").replace(tmp_path / "case" / "seg.dcm")  # read back by what reads everybody's masks
+    (read,) = inspect(tmp_path / "case").cases
+    found, expected = read.read_mask(), predict(tmp_path / "case" / "scan", tmp_path / "student")
+    assert found is not None
+    np.testing.assert_array_equal(found.array, expected.labels)
 
 
 @pytest.mark.parametrize(
@@ -96,10 +101,8 @@ def test_a_dicom_series_gets_a_seg(student: MakeStudent, tmp_path: Path) -> None
             {"modality": "CT", "preprocess": Preprocess(normalise="window").model_dump(mode="json")},
             "scan is MR, the stu",
         ),
-        (
-            {"preprocess": Preprocess(spacing_mm=(0.1, 0.1)).model_dump(mode="json")},
-            "pixels are .* mm wide in the axial",
-        ),
+        ({"pixel_mm": 0.1}, "pixels are .* mm wide in the axial plane, the student's 0.10 mm"),
+        ({"pixel_mm": 10.0, "preprocess": Preprocess().model_dump(mode="json")}, "the student's 10.00 mm"),
         ({"weights_hash": "0"}, "these are not the weights of its card; copy both files again"),
     ],
 )

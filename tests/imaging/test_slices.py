@@ -119,13 +119,6 @@ def test_metrics_have_the_mask_as_it_was_drawn(scans: Path, tmp_path: Path) -> N
         cache.native_mask(cache.cases[1])
 
 
-def test_native_masks_are_left_out_where_nobody_asks(scans: Path, tmp_path: Path) -> None:
-    cache = build(tmp_path, cases_of(scans), keep_native=False)
-    assert names(tmp_path / "cache" / "native") == []
-    with pytest.raises(ValueError, match="without native masks"):
-        cache.native_mask(cache.cases[0])
-
-
 def test_a_case_that_a_failing_disk_took_away_is_tried_again(
     scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from imaging.errors import InputError
+from imaging.preprocess import Preprocess
+from study.student import WEIGHTS
 from study.wire import EvaluateReply, EvaluateRequest, digest, unpack
 from tests.server.loopback import SITES
+from tests.study.small_student import write_student
 
 Make = Callable[..., Any]
 
@@ -21,10 +23,9 @@ Make = Callable[..., Any]
 def put_student(folder: Path, label: str, value: float) -> str:
     """A distilled student on disk; returns its weights' hash."""
     weights = {"stem.weight": np.full((3, 5), value, np.float32)}
-    (folder / "distill" / label).mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / "distill" / label / "student.safetensors")
-    note = {"label": label, "model": "espnet", "options": {"blocks": 3}}
-    (folder / "distill" / label / "student.json").write_text(json.dumps(note), encoding="utf-8")
+    student = folder / "distill" / label
+    write_student(student, ["background", "prostate"], Preprocess(), label=label, options={"blocks": 3})
+    save_file(weights, student / WEIGHTS)
     return digest(weights)
 
 

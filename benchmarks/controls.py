@@ -46,7 +46,7 @@ from study.plan import Asked, Study
 from study.run import read_study_of
 from study.store import AnswerStore
 from study.training import use_threads, weights_hash
-from study.wire import CaseMetrics
+from study.wire import CaseMetrics, Metric
 
 ByRun = list[dict[str, list[CaseMetrics]]]
 """Cases of one training: run and seed -> site -> cases."""
@@ -176,26 +176,43 @@ def evaluated(run: Path, students: list[Path], split: Split) -> dict[str, dict[s
     return found
 
 
+def over_trainings(found: list[dict[str, dict[str, list[CaseMetrics]]]]) -> dict[str, dict[str, list[CaseMetrics]]]:
+    """Every patient's metrics as their mean over the trainings: patients and teachers are the same, so no more runs."""
+    first = found[0]
+    return {
+        label: {site: list(map(_mean, *(one[label][site] for one in found))) for site in by_site}
+        for label, by_site in first.items()
+    }
+
+
+def _mean(*cases: CaseMetrics) -> CaseMetrics:
+    def over(metric: Metric, name: str) -> float | None:
+        known = [value for case in cases if (value := case.metrics[metric][name]) is not None]
+        return sum(known) / len(known) if known else None
+
+    names = cases[0].metrics
+    return CaseMetrics(metrics={metric: {name: over(metric, name) for name in names[metric]} for metric in names})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="folder for the copies and their students")
-    parser.add_argument("--seeds", type=int, default=1, help="trainings of each student in each run")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of each student in each run, whose mean counts")
     parser.add_argument("--steps", type=int, help="instead of the study's")
     parser.add_argument("--spoil", metavar="SITE", help="shuffle this site's masks instead")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     wanted = students_of(read_study_of(arguments.runs[0]), arguments.spoil)
     students = {
-        (run, seed): trained(run, arguments.work / run.name, seed, arguments.steps, wanted)
+        run: [trained(run, arguments.work / run.name, seed, arguments.steps, wanted) for seed in range(arguments.seeds)]
         for run in arguments.runs
-        for seed in range(arguments.seeds)
     }
     splits: tuple[Split, ...] = ("val", "test")
     for split in splits:
-        rows = [evaluated(run, folders, split) for (run, _), folders in students.items()]
+        rows = [over_trainings([evaluated(run, one, split) for one in each]) for run, each in students.items()]
         cases: dict[str, ByRun] = {label: [row[label] for row in rows] for label in rows[0]}
-        trainings = Trainings(tuple(run for run, _ in students), tuple(cases), cases)
+        trainings = Trainings(tuple(students), tuple(cases), cases)
         if arguments.json:
             print(json.dumps({split: [vars(one) for one in differences(trainings, wanted[0].label)]}))
         else:

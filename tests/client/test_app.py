@@ -67,6 +67,13 @@ def test_a_service_that_keeps_dying_is_a_failure_in_words(tmp_path: Path, fails:
         unpack(ask(path, "answer", b"x", site="north"), Card)
 
 
+def test_a_service_of_another_release_is_told_at_once(tmp_path: Path) -> None:
+    with serving(tmp_path / "s", status="404 Not Found") as path:
+        reply = ask(path, "average", b"x", site="north")
+    with pytest.raises(InputError, match=r"site north: .* does not know this message \(HTTP 404\); install one"):
+        unpack(reply, Card)
+
+
 def test_no_service_is_a_failure_in_words(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         reply = ask(str(path), "answer", b"x", site="north", start_s=0.1)

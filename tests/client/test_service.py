@@ -35,6 +35,7 @@ from study.plan import Amtkd
 from study.training import use_threads
 from study.wire import (
     Assignment,
+    AverageReply,
     AverageRequest,
     Card,
     EvaluateReply,
@@ -73,11 +74,13 @@ def student(assignment: Assignment, *, fill: float | None = None) -> bytes:
     return pack(request, weights)
 
 
-def average(assignment: Assignment) -> AverageRequest:
-    return AverageRequest(
-        assignment=assignment, label="fedavg", model="espnet", options={}, first=0, until=1, steps=2, keep=False,
-        batch=2, lr=0.01, lr_min=0.0, lr_half_cycle=2, loss=Amtkd(),
+def average(assignment: Assignment, *, keep: bool = False) -> bytes:
+    """To train that student for a step."""
+    request = AverageRequest(
+        assignment=assignment, label="local" if keep else "fedavg", model="espnet", options={}, first=0, until=1,
+        steps=2, keep=keep, batch=2, lr=0.01, lr_min=0.0, lr_half_cycle=2, loss=Amtkd(),
     )  # fmt: skip
+    return pack(request, unpack(student(assignment), EvaluateRequest)[1] if keep else None)
 
 
 def card_of(body: bytes) -> Card:
@@ -175,6 +178,13 @@ def test_a_student_is_evaluated_on_the_sites_test_patients(door: Door, card: Car
     assert door.post("evaluate", student(assignment)).content == first.content
 
 
+def test_of_a_student_that_stays_neither_weights_nor_losses_leave(
+    door: Door, card: Card, assignment: Assignment
+) -> None:
+    reply, arrays = unpack(door.post("average", average(assignment, keep=True)).content, AverageReply)
+    assert (reply.site, reply.until, reply.terms, arrays) == ("north", 1, {}, {})
+
+
 def test_the_thin_app_hands_both_ways(door: Door, card: Card, assignment: Assignment, config: SiteConfig) -> None:
     reply = app.ask(str(config.socket), "teach", teach(assignment, 1))
     door.sent.append(reply)
@@ -204,7 +214,7 @@ def test_a_failure_names_cause_site_and_remedy_and_no_patient(  # noqa: PLR0917
         "too many": lambda: shard(assignment, 24).pack(),
         "garbage": lambda: b"\x07garbage" * 99,
         "too large": lambda: bytes(4 * 2**20 + 1),
-        "weights kept": lambda: pack(average(assignment)),
+        "weights kept": lambda: average(assignment),
         "wrong kind": lambda: shard(assignment).pack(),
         "no such classes": lambda: teach(two, 1),
         "not finite": lambda: student(assignment, fill=np.nan),

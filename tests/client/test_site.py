@@ -120,6 +120,16 @@ def test_a_teacher_that_would_be_downloaded_needs_the_policys_leave() -> None:
     Policy().admit_teacher(Teacher(options={"encoder": "resnet18", "pretrained": 0}))
 
 
+def test_a_full_workspace_begins_nothing_new(tmp_path: Path) -> None:
+    (tmp_path / "cache" / "old").mkdir(parents=True)
+    (tmp_path / "cache" / "old" / "images.npy").write_bytes(bytes(2**20))
+    policy = Policy(workspace_gib=0.0009)
+    with pytest.raises(InputError, match=r"holds 0\.0 GiB, its policy allows 0\.0009; .*more `workspace_gib`"):
+        policy.admit_folder(tmp_path / "cache" / "new", tmp_path)
+    policy.admit_folder(tmp_path / "cache" / "old", tmp_path)
+    Policy(workspace_gib=0.001).admit_folder(tmp_path / "cache" / "new", tmp_path)
+
+
 def test_a_message_larger_than_allowed_is_refused() -> None:
     Policy(max_message_mib=1).admit_bytes(2**20)
     with pytest.raises(InputError, match="larger than the 1 MiB"):

@@ -125,6 +125,16 @@ def test_an_unfinished_site_is_named_with_its_first_missing_shard(make_run: Make
         opened(run)
 
 
+def test_a_site_that_is_not_heard_need_not_have_answered(make_run: MakeRun) -> None:
+    run = make_run(answered=False)
+    run.answer("north")
+    run.answer("south")
+    run.answer("east", [0])
+    ids = lead_split(run.study, run.slices)["train"]
+    heard = open_rounds(run.changed(without=["east"]), run.folder, run.slices, ids, ALL)[0]
+    assert heard.sites == ("north", "south")
+
+
 def test_no_answers_at_all(make_run: MakeRun) -> None:
     with pytest.raises(InputError, match=r"site north has answered 0 of 3 shards.*--until collect`"):
         opened(make_run(answered=False))

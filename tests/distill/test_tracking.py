@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,24 @@ def test_mlflow_gets_the_same(make_run: MakeRun, tmp_path: Path, monkeypatch: py
     steps = [event for event in events(run.folder / "distill" / "supervised-seed-1") if event["kind"] == "step"]
     points = mlflow.MlflowClient().get_metric_history(told.info.run_id, "loss/dice")
     assert [(point.step, point.value) for point in points] == [(one["step"], one["terms"]["dice"]) for one in steps]
+
+
+def test_a_tracker_that_fails_ends_no_training(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    @contextmanager
+    def failing(*_: object) -> Iterator[tracking.Write]:
+        def write(values: dict[str, float], step: int) -> None:
+            raise ConnectionError("the server is gone")
+
+        yield write
+
+    run = make_run(2)
+    monkeypatch.setattr(tracking, "_tensorboard", failing)
+    words = ["distill", str(run.folder), "--scheme", "supervised", "--track", "tensorboard"]
+    answer = CliRunner().invoke(app, words)
+    assert answer.exit_code == 0, answer.output
+    assert caplog.text.count("the tracker failed, and is told no more of this training (the server is gone)") == 1
 
 
 def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imaging.atomic import replacing, write_bytes, write_text
+from imaging.atomic import clear, replacing, write_bytes, write_text
 from imaging.errors import InputError
 
 
@@ -35,6 +35,14 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path) -> None:
         interrupted()
     assert target.read_text() == "before"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_what_a_kill_leaves_is_cleared_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".cache.0a1b2c3d.tmp", ".cache.0a1b2c3d.old", ".cache.lock", ".cache2.0a1b2c3d.tmp", "cache"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".cache.deadbeef.tmp").write_text("half")
+    clear(tmp_path / "cache")
+    assert names(tmp_path) == [".cache.lock", ".cache2.0a1b2c3d.tmp", "cache"]
 
 
 def test_an_interrupted_folder_leaves_what_was_there(tmp_path: Path) -> None:

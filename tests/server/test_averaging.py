@@ -19,7 +19,7 @@ from study.averaging_table import Averaging
 from study.baselines import START, Start
 from study.student import read_card
 from study.wire import Arrays, Failure, pack
-from tests.server.loopback import SITES, failing
+from tests.server.loopback import SITES, LostError, failing, pause
 
 Make = Callable[..., Any]
 SENT: Arrays = {
@@ -36,9 +36,9 @@ def averaging(make_bench: Make, tmp_path: Path) -> Make:
     """Makes benches of a study that averages; the student they begin with is there."""
     write_bytes(tmp_path / "run" / START, pack(Start(learned=["conv.weight"], parameters=15), SENT))
 
-    def make(*strategies: str, min_sites: int = 3, **settings: Any) -> Any:
+    def make(*strategies: str, min_sites: int = 3, patience_s: float = 20.0, **settings: Any) -> Any:
         table = {"strategies": list(strategies), "rounds": 3, "steps": 10, **settings}
-        return make_bench(averaging=table, min_sites=min_sites)
+        return make_bench(averaging=table, min_sites=min_sites, patience_s=patience_s)
 
     return make
 
@@ -133,6 +133,25 @@ def test_a_site_whose_policy_refuses_is_left_out_of_the_average(averaging: Make)
     assert [event["site"] for event in bench.events("site-left-out")] == ["hospital-c"]
     expected = SENT["conv.weight"] + 3 * (10 * 1 + 20 * 2) / 30
     np.testing.assert_allclose(student(bench, "fedprox")["conv.weight"], expected, rtol=1e-6)
+
+
+def test_a_site_that_waited_for_a_dead_one_has_not_been_silent(averaging: Make) -> None:
+    bench = averaging("fedavg", min_sites=2, patience_s=1.5)
+    bench.desks["hospital-c"].before = [failing(LostError())] * 9
+    for site in ("hospital-a", "hospital-b"):
+        bench.desks[site].before = [pause(0.0), pause(0.8), pause(0.8)]
+    bench.conduct("average")
+    assert [event["site"] for event in bench.events("site-left-out")] == ["hospital-c"]
+
+
+def test_a_site_cannot_count_for_more_than_its_teachers_card_tells(averaging: Make) -> None:
+    bench = averaging("fedavg")
+    bench.conduct("train")
+    desk = bench.desks["hospital-b"]
+    reply = lambda _, body: pack(desk.averaged(body)[0].model_copy(update={"slices": 10**12}), desk.averaged(body)[1])  # noqa: E731
+    desk.before = [reply]
+    bench.conduct("average")
+    assert "tells of 1000000000000 training slices, its teacher's card of 50" in bench.events("rejected")[0]["cause"]
 
 
 def test_of_a_student_trained_at_one_site_alone_no_weights_come_back(averaging: Make) -> None:

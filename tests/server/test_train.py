@@ -134,6 +134,10 @@ def test_a_late_reply_does_not_set_a_card_back(make_bench: Make) -> None:
     [
         ({"site": "hospital-c"}, "the card of hospital-c came from hospital-b"),
         ({"fingerprint": "0123456789ab"}, "0123456789ab"),
+        (
+            {"model": "enet"},
+            "its teacher is enet {'encoder': 'resnet18'}, asked was deeplabv3plus {'encoder': 'resnet18'}",
+        ),
         ({"epochs": 1, "finished": False}, "trained to epoch 1, asked was epoch 2"),
     ],
 )

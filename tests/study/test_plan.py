@@ -54,6 +54,11 @@ def test_folders_become_absolute(read: Callable[..., Study], tmp_path: Path) -> 
 def test_a_site_and_the_student_have_no_patient_in_common(read: Callable[..., Study]) -> None:
     with pytest.raises(InputError, match=r"site `[^`]+` and the student share patients"):
         read(sites__1__source={"folder": "scans"})
+    for nested in ("scans/north", "."):
+        with pytest.raises(InputError, match="share patients"):
+            read(sites__1__source={"folder": nested})
+    with pytest.raises(InputError, match=r"site `[^`]+` and site `[^`]+` share patients"):
+        read(sites__0__source={"folder": "all"}, sites__1__source={"folder": "all/east"})
     mine = {"folder": "scans", "patients": [0, 7]}
     with pytest.raises(InputError, match="share patients"):
         read(

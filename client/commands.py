@@ -50,6 +50,7 @@ def serve_command(
         max_message_mib = 1024
         average = false                    # true: the student's weights may leave after training on these patients
         evaluations = 64                   # students, in all; metrics of many could tell where an organ lies
+        workspace_gib = 200                # a workspace as full begins no new study, teacher or student
         downloads = false                  # true: a teacher may begin with weights from the internet
 
     Watch it: `tail -f WORKSPACE/service.log`, or `curl --unix-socket SOCKET http://service/status`.

@@ -8,33 +8,22 @@ from torch import Tensor
 from distill.losses.cross_entropy import cross_entropy
 from distill.losses.kl import soften, teacher_first_kl
 from distill.losses.relation import rkd_angle, rkd_distance
-from distill.schemes.base import Batch, teachers_of
-from distill.schemes.hints import Hints
-from distill.schemes.taught import Lesson, Taught, labelled_mean
-from models.contents import Content
-from study.prediction import channels_of
+from distill.schemes.base import Batch
+from distill.schemes.hints import Hinted
+from distill.schemes.taught import Lesson, labelled_mean
 
 LARGEST = 24
 """Side that probability maps are averaged down to before slices are compared."""
 
 
-class AmtmlKd(Taught):
+class AmtmlKd(Hinted):
     """Teachers weighed by what is learned beside the student (Liu et al. 2020)."""
 
     own_law = "learned"
 
     @property
-    def contents(self) -> tuple[Content, ...]:
-        return ("logits", "features") if self.plan.amtml_kd.hints else ("logits",)
-
-    @property
-    def taps(self) -> tuple[str, ...]:
-        return ("decoder",) if self.plan.amtml_kd.hints else ()
-
-    def adapt(self, sample: Batch) -> None:
-        super().adapt(sample)
-        if self.plan.amtml_kd.hints:
-            self.hints = Hints(channels_of(self.student, sample.images, "decoder"), teachers_of(sample))
+    def hints_weight(self) -> float:
+        return self.plan.amtml_kd.hints
 
     def terms(self, lesson: Lesson) -> dict[str, Tensor]:
         plan, heard = self.plan.amtml_kd, lesson.heard

@@ -6,14 +6,12 @@ from torch import Tensor
 
 from distill.losses.cross_entropy import cross_entropy
 from distill.losses.kl import TEMPERATURE, teacher_first_kl
-from distill.schemes.base import Batch, teachers_of
-from distill.schemes.hints import Hints
-from distill.schemes.taught import Lesson, Taught, labelled_mean
-from models.contents import Content
-from study.prediction import channels_of
+from distill.schemes.base import Batch
+from distill.schemes.hints import Hinted, Hints
+from distill.schemes.taught import Lesson, labelled_mean
 
 
-class CaMkd(Taught):
+class CaMkd(Hinted):
     """Teachers weighed by how sure they are of what is right (Zhang et al. 2022).
 
     Departs: their hints are weighed by each teacher's classifier applied to the student's features; a teacher's weights
@@ -23,17 +21,8 @@ class CaMkd(Taught):
     own_law = "confidence"
 
     @property
-    def contents(self) -> tuple[Content, ...]:
-        return ("logits", "features") if self.plan.ca_mkd.hints else ("logits",)
-
-    @property
-    def taps(self) -> tuple[str, ...]:
-        return ("decoder",) if self.plan.ca_mkd.hints else ()
-
-    def adapt(self, sample: Batch) -> None:
-        super().adapt(sample)
-        if self.plan.ca_mkd.hints:
-            self.hints = Hints(channels_of(self.student, sample.images, "decoder"), teachers_of(sample))
+    def hints_weight(self) -> float:
+        return self.plan.ca_mkd.hints
 
     def terms(self, lesson: Lesson) -> dict[str, Tensor]:
         """sum_j w_j KL_j, like the KL to the mixture in all but a constant, and the hints, weighed alike."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.schemes.base import TeacherBatch
+from distill.schemes.base import Batch, TeacherBatch, teachers_of
+from distill.schemes.taught import Taught
+from models.contents import Content
+from study.prediction import channels_of
 
 
 class Hints(nn.Module):
@@ -34,3 +39,25 @@ class Hints(nn.Module):
             ours = F.interpolate(translate(units), theirs.shape[2:], mode="bilinear", align_corners=False)
             found.append((ours - F.normalize(theirs, dim=1)).square().mean((1, 2, 3)))
         return torch.stack(found, dim=1)
+
+
+class Hinted(Taught):
+    """A scheme that learns from logits, and from hints where they weigh anything."""
+
+    @property
+    @abstractmethod
+    def hints_weight(self) -> float:
+        """0: no features are asked for."""
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        return ("logits", "features") if self.hints_weight else ("logits",)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return ("decoder",) if self.hints_weight else ()
+
+    def adapt(self, sample: Batch) -> None:
+        super().adapt(sample)
+        if self.hints_weight:
+            self.hints = Hints(channels_of(self.student, sample.images, "decoder"), teachers_of(sample))

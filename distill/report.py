@@ -291,7 +291,8 @@ def _facts(run: Path, study: Study) -> list[tuple[str, str]]:
     if shipped:
         facts += [("student", f"{shipped['model']}, {shipped['parameters']:,} parameters")]
     facts += [("student's weights, SHA-256 of names and values", shipped.get("weights_hash", "not trained yet"))]
-    facts += [("scheme", study.distill.scheme), ("settings", json.dumps(study.distill.model_dump(mode="json")))]
+    settings = shipped.get("settings") or study.distill.model_dump(mode="json")
+    facts += [("scheme", study.distill.scheme), ("settings", json.dumps(settings))]
     return facts + [
         (name, json.dumps(value) if isinstance(value, dict) else str(value)) for name, value in versions.items()
     ]

@@ -59,4 +59,4 @@ def test_what_differs_is_told(make_run: MakeRun) -> None:
 
 def test_there_is_nothing_to_replay_before_a_student_has_finished(make_run: MakeRun) -> None:
     answer = CliRunner().invoke(app, ["replay", str(make_run().folder)])
-    assert "amtkd: holds no finished student; run `preceptor distill` first" in str(answer.exception)
+    assert "consensus: holds no finished student; run `preceptor distill` first" in str(answer.exception)

@@ -73,8 +73,8 @@ def test_what_cannot_be_run_shows_before_there_is_a_run_folder(
 
 
 def test_a_student_is_distilled_again_after_late_answers(tmp_path: Path) -> None:
-    run, settings = Run(tmp_path), Distill(steps=7, compare=["uniform"])
-    study = SimpleNamespace(distill=Distill(steps=7), averaging=Averaging())
+    run, settings = Run(tmp_path), Distill(scheme="amtkd", steps=7, compare=["uniform"])
+    study = SimpleNamespace(distill=Distill(scheme="amtkd", steps=7), averaging=Averaging())
     simulation = Simulation(*cast(Any, (study, run, None, None)))
     assert not simulation._distilled("amtkd")
     card = tmp_path / "distill" / "amtkd" / "student.json"
@@ -85,9 +85,9 @@ def test_a_student_is_distilled_again_after_late_answers(tmp_path: Path) -> None
         collected = run.events("collected")[0]["time"]
         os.utime(card, (collected - age, collected - age))
         assert simulation._distilled("amtkd") == distilled
-    study.distill = Distill(steps=6, compare=[])
+    study.distill = Distill(scheme="amtkd", steps=6, compare=[])
     with pytest.raises(
-        InputError, match=r"students of other settings are there: amtkd; differing: steps; remove .*amtkd"
+        InputError, match=r"students of other settings are there: amtkd; differing: steps; restore .*remove .*amtkd"
     ):
         simulation.distill(0)
     card.write_text("{")

@@ -21,7 +21,7 @@ APP.command("study")(study_command)
 
 
 def ask(*arguments: str) -> Result:
-    schemes = {"schemes": ["amtkd", "supervised", "mono-teacher", "uniform"], "check": lambda study: None}
+    schemes = {"schemes": ["amtkd", "consensus", "supervised", "mono-teacher", "uniform"], "check": lambda study: None}
     return CliRunner(env={"COLUMNS": "80"}).invoke(APP, arguments, obj=schemes)
 
 

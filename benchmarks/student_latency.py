@@ -36,7 +36,7 @@ import models
 from distill.export import FILES, TOLERANCE, export
 from distill.measured import joined, read_by_all
 from distill.onnx_graph import BETWEEN, network_graph, quantised, with_normalisation
-from distill.report import phantoms_of
+from distill.records import phantoms_of
 from imaging.cohort import Case, inspect, select
 from imaging.preprocess import Preprocess, Sampled, prepare, sample
 from imaging.volume import Volume

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata, t, wilcoxon
 
-from distill.report import crossed, evaluations
+from distill.records import crossed, evaluations
 from distill.report_tables import mean_over_sites
 from imaging.errors import InputError
 from study.run import MIXTURE, read_study_of

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import models
 from distill.export import FILES, TOLERANCE, Export
 from distill.predict import COARSEST
-from distill.report import evaluations, phantoms_of
+from distill.records import evaluations, phantoms_of
 from distill.report_tables import cell, pooled
 from imaging.atomic import write_text
 from models.cost import cost

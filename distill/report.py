@@ -11,18 +11,16 @@ from typing import Any, TypeVar
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from distill import report_figures as figures
+from distill.records import cards_of, crossed, evaluations, phantoms_of, whole_json
 from distill.report_cost import costs
 from distill.report_tables import Cell, cell, class_means, mean_over_sites, pooled
 from imaging.atomic import write_text
-from imaging.errors import InputError
 from study.averaging_table import LOCAL
-from study.plan import PhantomSource, Study
+from study.plan import Study
 from study.run import MIXTURE, events, left_out, read_study_of
-from study.student import read_card
-from study.wire import Card, CaseMetrics, EvaluateReply, Header
+from study.wire import Card, CaseMetrics, Header
 
 H = TypeVar("H", bound=Header)
 
@@ -62,7 +60,7 @@ def _content(run: Path, study: Study) -> dict[str, Any]:
     named = dict.fromkeys([*study.distill.students[1:], study.distill.scheme, *sorted(replies)])
     schemes = [name for name in named if name in replies]
     cases = {scheme: {site: reply.test for site, reply in replies[scheme].items()} for scheme in schemes}
-    cards = _cards(run)
+    cards = cards_of(run)
     return {
         "study": study,
         "hash": study.hash(),
@@ -86,17 +84,6 @@ def _content(run: Path, study: Study) -> dict[str, Any]:
     }
 
 
-def evaluations(run: Path) -> dict[str, dict[str, EvaluateReply]]:
-    """Scheme → site → what that site replied of its patients; not of a student that was trained anew since."""
-    found: dict[str, dict[str, EvaluateReply]] = {}
-    for path in sorted((run / "evaluation").glob("*/*.json")):
-        reply, label = _record(path, EvaluateReply), path.parent.name
-        student = read_card(run / "distill" / label)
-        if student is not None and student.weights_hash == reply.weights_hash:
-            found.setdefault(label, {})[reply.site] = reply
-    return found
-
-
 def _across(by_site: dict[str, list[CaseMetrics]], sites: Sequence[str]) -> list[Cell]:
     """A cell a site, and one of the mean over sites."""
     return [
@@ -111,24 +98,11 @@ def _dice(cases: dict[str, dict[str, list[CaseMetrics]]]) -> dict[str, dict[str,
     }
 
 
-def _cards(run: Path) -> list[Card]:
-    return [_record(path, Card) for path in sorted((run / "teachers").glob("*.json"))]
-
-
 def _cross(run: Path, sites: Sequence[str]) -> list[Row]:
     """Rows: teachers, all together, then students of one site alone. Empty unless the simulation measured it."""
     table = crossed(run)
     others = [name for name in (MIXTURE, *(f"{LOCAL}-{site}" for site in sites)) if name in table]
     return [Row(name, _across(table.get(name, {}), sites)) for name in (*sites, *others)] if table else []
-
-
-def crossed(run: Path) -> dict[str, dict[str, list[CaseMetrics]]]:
-    """Network -> site -> cases of `cross.json`."""
-    path = run / "cross.json"
-    table: dict[str, dict[str, list[CaseMetrics]]] = {}
-    for row in _json(path) if path.exists() else []:
-        table.setdefault(row["network"], {})[row["site"]] = [CaseMetrics.model_validate(case) for case in row["cases"]]
-    return table
 
 
 def _curves(run: Path, cards: Sequence[Card], schemes: Sequence[str]) -> list[str]:
@@ -175,7 +149,7 @@ def _weights(run: Path, schemes: Sequence[str]) -> list[str]:
     for scheme in schemes:
         path = run / "distill" / scheme / "weights.json"
         if path.exists():
-            found = _json(path)
+            found = whole_json(path)
             values = np.array(found["weights"], dtype=float).reshape(-1, len(found["sites"]))
             groups = {site: values[:, column] for column, site in enumerate(found["sites"])}
             if values.std(axis=0).max(initial=0.0) > 1e-6:
@@ -224,7 +198,7 @@ def _alone(run: Path) -> dict[str, dict[str, list[CaseMetrics]]]:
 
 def _bytes(run: Path) -> dict[str, Any]:
     path = run / "traffic.json"
-    return dict(_json(path)) if path.exists() else {}
+    return dict(whole_json(path)) if path.exists() else {}
 
 
 def _traffic(run: Path) -> list[dict[str, str]]:
@@ -275,18 +249,10 @@ def _student_warnings(run: Path, shipped: str, cases: dict[str, dict[str, list[C
     return lines
 
 
-def phantoms_of(study: Study) -> str:
-    """Which scans are synthetic; empty when none is."""
-    sites = [site.name for site in study.sites if isinstance(site.source, PhantomSource)]
-    lead = any(isinstance(source, PhantomSource) for source in study.student.sources)
-    who = ([f"the scans of {', '.join(sites)}"] if sites else []) + (["the student's scans"] if lead else [])
-    return f"Phantoms: {' and '.join(who)}." if who else ""
-
-
 def _facts(run: Path, study: Study) -> list[tuple[str, str]]:
-    versions = _json(run / "versions.json") if (run / "versions.json").exists() else {}
+    versions = whole_json(run / "versions.json") if (run / "versions.json").exists() else {}
     student = run / "distill" / study.distill.scheme / "student.json"
-    shipped = _json(student) if student.exists() else {}
+    shipped = whole_json(student) if student.exists() else {}
     facts = [("run directory", str(run))]
     if shipped:
         facts += [("student", f"{shipped['model']}, {shipped['parameters']:,} parameters")]
@@ -296,21 +262,3 @@ def _facts(run: Path, study: Study) -> list[tuple[str, str]]:
     return facts + [
         (name, json.dumps(value) if isinstance(value, dict) else str(value)) for name, value in versions.items()
     ]
-
-
-def _record(path: Path, kind: type[H]) -> H:
-    """A message that a phase of the federation put away."""
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        fix = "remove it and run `preceptor simulate` on this run again"
-        raise InputError(f"is no whole {kind.__name__}", where=path, fix=fix) from error
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"is not whole JSON ({error})", where=path, fix="remove it and run the phase that writes it again"
-        ) from error

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from distill.report import evaluations, write_report
+from distill.records import evaluations
+from distill.report import write_report
 from distill.report_cost import costs
 from distill.report_figures import curves, dots
 from distill.report_tables import cell, pooled

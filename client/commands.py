@@ -75,7 +75,7 @@ def evaluate_command(
         list[Path] | None, typer.Option(help="site.toml of a site whose own student to evaluate; again for more.")
     ] = None,
     student: Annotated[
-        list[Path] | None, typer.Option(help="Folder of a student, such as RUN/distill/amtkd; again for more.")
+        list[Path] | None, typer.Option(help="Folder of a student, such as RUN/distill/consensus; again for more.")
     ] = None,
     split: Annotated[Split, typer.Option(help="Which patients of each site.")] = Split.test,
     out: Annotated[Path | None, typer.Option(help="Also write the rows to this JSON file.")] = None,
@@ -88,7 +88,7 @@ def evaluate_command(
 
     `preceptor evaluate runs/prostate` evaluates every site's teacher at every site.
 
-    `preceptor evaluate runs/prostate --student runs/prostate/distill/amtkd --split val --json` evaluates a student.
+    `preceptor evaluate runs/prostate --student runs/prostate/distill/consensus --split val --json` evaluates a student.
     """
     from rich.console import Console
 

@@ -63,7 +63,7 @@ def distill_command(
 ) -> None:
     """Train the student from the stored answers; a training that was stopped goes on where it stood.
 
-    `preceptor distill runs/prostate` trains by the study's scheme and leaves RUN/distill/amtkd/student.safetensors
+    `preceptor distill runs/prostate` trains by the study's scheme and leaves RUN/distill/consensus/student.safetensors
     with student.json beside it.
 
     `preceptor distill runs/prostate --scheme supervised` trains the same student without any teacher, to compare.

@@ -10,13 +10,15 @@ import typer
 
 
 def export_command(
-    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="A student's folder, such as RUN/distill/amtkd.")],
+    student: Annotated[
+        Path, typer.Argument(metavar="STUDENT", help="A student's folder, such as RUN/distill/consensus.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder to write into; STUDENT/export unless given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Write a student as ONNX, the same in 8 bits, and a card that says what it is and how well it does.
 
-    `preceptor export runs/prostate/distill/amtkd` leaves student.onnx, student-int8.onnx and MODEL_CARD.md in its
+    `preceptor export runs/prostate/distill/consensus` leaves student.onnx, student-int8.onnx and MODEL_CARD.md in its
     folder `export`.
 
     Both files take a scan's own intensities at the student's spacing and normalise them themselves. The first gives

@@ -14,7 +14,7 @@ def predict_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="The mask: .nii.gz, .nii, or .dcm for a DICOM SEG.")],
     student: Annotated[
         Path,
-        typer.Option(help="Folder of a student, such as RUN/distill/amtkd, or an ONNX file of `preceptor export`."),
+        typer.Option(help="Folder of a student, such as RUN/distill/consensus, or an ONNX file of `preceptor export`."),
     ],
     preview: Annotated[Path | None, typer.Option(help="PNG; the mask's name with .png unless given.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
@@ -22,9 +22,9 @@ def predict_command(
 ) -> None:
     """Segment one scan with a student; the mask lies on the scan's own voxels, whatever their axes, tilt and order.
 
-    `preceptor predict scans/patient7.nii.gz -o patient7_mask.nii.gz --student runs/prostate/distill/amtkd`
+    `preceptor predict scans/patient7.nii.gz -o patient7_mask.nii.gz --student runs/prostate/distill/consensus`
 
-    `preceptor predict scans/series -o seg.dcm --student runs/prostate/distill/amtkd` writes a DICOM SEG that names
+    `preceptor predict scans/series -o seg.dcm --student runs/prostate/distill/consensus` writes a DICOM SEG that names
     the series' images, for a viewer.
 
     `preceptor predict scan.nii.gz -o mask.nii.gz --student student.onnx` needs ONNX Runtime and no PyTorch.

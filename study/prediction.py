@@ -46,7 +46,7 @@ def channels_of(network: nn.Module, images: torch.Tensor, tap: str) -> int:
 
 
 def load_student(folder: Path) -> tuple[StudentCard, nn.Module]:
-    """The student in a folder such as run/distill/amtkd, at rest, and its card.
+    """The student in a folder such as run/distill/consensus, at rest, and its card.
 
     Raises: InputError unless the training has finished, and the weights are whole and those of the card.
     """

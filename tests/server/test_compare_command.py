@@ -18,8 +18,8 @@ PROSTATE = ROOT / "studies" / "prostate.toml"
 
 def test_the_study_trains_exactly_the_students_that_are_compared() -> None:
     study = read_study(PROSTATE)
-    kept = with_students(study, ["supervised", "amtkd", "kd"], {}, PROSTATE)
-    assert (kept.distill.scheme, kept.distill.compare) == ("amtkd", ["supervised", "kd"])
+    kept = with_students(study, ["supervised", "consensus", "kd"], {}, PROSTATE)
+    assert (kept.distill.scheme, kept.distill.compare) == ("consensus", ["supervised", "kd"])
     others = with_students(study, ["supervised", "kd"], {}, PROSTATE)
     assert (others.distill.scheme, others.distill.compare) == ("kd", ["supervised"])
     assert others.hash() == study.hash()
@@ -44,14 +44,14 @@ def test_a_site_is_left_out_by_a_variant_of_the_studys_scheme() -> None:
     plan = with_students(study, ["supervised"], more(study, without=["hospital-b"]), PROSTATE)
     assert plan.distill.students == ["supervised", "without-hospital-b"]
     student = plan.distill.of("without-hospital-b")
-    assert (student.scheme, student.without) == ("amtkd", ["hospital-b"])
+    assert (student.scheme, student.without) == ("consensus", ["hospital-b"])
     with pytest.raises(InputError, match="no site is called `hospital-d`, did you mean `hospital-"):
         with_students(study, ["supervised"], more(study, without=["hospital-d"]), PROSTATE)
 
 
 def test_an_absent_teachers_student_stands_beside_the_one_with_it() -> None:
     study = read_study(PROSTATE)
-    assert students(study, "kd", "supervised", without=["hospital-b"]) == ["supervised", "kd", "amtkd"]
+    assert students(study, "kd", "supervised", without=["hospital-b"]) == ["supervised", "kd", "consensus"]
     assert students(study, "kd", "supervised", without=[]) == ["supervised", "kd"]
     assert set(students(study, "", "supervised", without=[])) == {"supervised", *study.distill.students}
 
@@ -61,7 +61,7 @@ def test_each_teacher_and_each_network_have_students_of_their_own() -> None:
     plan = with_students(study, ["supervised"], more(study, each_teacher=True, networks=["espnet", "enet"]), PROSTATE)
     alone = [f"only-hospital-{letter}" for letter in "abc"]
     assert plan.distill.students == [
-        "supervised", *alone, *(f"{name}-enet" for name in ("supervised", "amtkd", *alone)),
+        "supervised", *alone, *(f"{name}-enet" for name in ("supervised", "consensus", *alone)),
     ]  # fmt: skip
     student = plan.distill.of("only-hospital-b-enet")
     assert (student.scheme, student.mono_teacher, student.network) == ("mono-teacher", "hospital-b", "enet")
@@ -74,7 +74,7 @@ def test_each_teacher_and_each_network_have_students_of_their_own() -> None:
         with_students(named, ["only-hospital-a"], more(named, each_teacher=True), PROSTATE)
     assert variants(named, "only-hospital-a", without=[], each_teacher=False, networks=["enet"])[
         "only-hospital-a-enet"
-    ] == {"scheme": "amtkd", "network": "enet"}
+    ] == {"scheme": "consensus", "network": "enet"}
     with pytest.raises(InputError, match="did you mean `enet`"):
         with_students(study, ["supervised"], more(study, networks=["ennet"]), PROSTATE)
 

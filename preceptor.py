@@ -37,7 +37,8 @@ app = typer.Typer(
 
 **At a hospital:** `preceptor site check FOLDER`, then `preceptor site serve site.toml`.
 
-**In the centre:** `preceptor distill RUN --scheme consensus`, `preceptor report RUN`, `preceptor export RUN/distill/consensus`.
+**In the centre:** `preceptor distill RUN --scheme consensus`, `preceptor report RUN`,
+`preceptor export RUN/distill/consensus`.
 
 **In the clinic:** `preceptor predict SCAN -o MASK --student student.onnx`.
 """,

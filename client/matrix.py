@@ -87,7 +87,7 @@ def _teacher(home: SiteConfig, study: Study) -> nn.Module:
 
 
 def student(folder: Path, study: Study) -> nn.Module:
-    """The student in a folder such as run/distill/consensus; InputError where there is none, or it is of another study."""
+    """The student in a folder such as run/distill/consensus; InputError where is none, or one of another study."""
     card, network = load_student(folder)
     if card.classes != study.task.classes:
         what = f"segments {', '.join(card.classes)}, the study has {', '.join(study.task.classes)}"

@@ -10,9 +10,7 @@ import typer
 
 
 def export_command(
-    student: Annotated[
-        Path, typer.Argument(metavar="STUDENT", help="A student's folder, such as RUN/distill/consensus.")
-    ],
+    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="A folder such as RUN/distill/consensus.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write into; STUDENT/export unless given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:

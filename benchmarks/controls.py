@@ -4,8 +4,8 @@
 
 Of each finished run (one a seed of one study) copies are made in FOLDER, each with a store of its own: the run's
 answers; those of its teachers' networks freshly initialised; the run's answers permuted among the slices, all sites'
-alike. `amtkd` learns from each and is compared with `supervised`, paired by patient, on every site's validation and
-test patients. A gain of the latter two would come from anything but what teachers know.
+alike. `amtkd` and `consensus` learn from each and are compared with `supervised`, paired by patient, on every site's
+validation and test patients. A gain from the latter two would come from anything but what teachers know.
 
 With `--spoil SITE` there is one copy instead: that site's teacher is trained again, on its own scans with its masks
 shuffled among all its slices. `amtkd`, with its own and with the sharp law, others, and students of each sound teacher
@@ -129,9 +129,13 @@ class Student:
 def students_of(study: Study, spoil: str | None) -> list[Student]:
     """The students of a control, the reference first."""
     if spoil is None:
-        names: dict[str, Store] = {"amtkd": true, "amtkd-untrained": untrained, "amtkd-shuffled": shuffled}
-        rest = [Student(name, name, store, "amtkd") for name, store in names.items()]
-        return [Student("supervised", "amtkd", true, "supervised"), *rest]
+        kinds: dict[str, Store] = {"": true, "-untrained": untrained, "-shuffled": shuffled}
+        taught = [
+            Student(f"{scheme}{kind}", f"answers{kind}", store, scheme)
+            for scheme in ("amtkd", "consensus")
+            for kind, store in kinds.items()
+        ]
+        return [Student("supervised", "answers", true, "supervised"), *taught]
     store = partial(spoiled, site=spoil)
     schemes = ("amtkd", "uniform", "mono-teacher", "consensus", "supervised")
     found = [Student(name, "spoiled", store, name) for name in schemes]

@@ -124,7 +124,7 @@ def check(image: Volume, leaflet: Leaflet, plan: Preprocess, scan: Path) -> None
         raise InputError(what, where=scan, fix="name a scan of that kind, or another student")
     if not image.modality:  # a NIfTI file does not say what it is; its values do, as far as they can
         _check_values(float(image.array.min()), leaflet.modality, scan)
-    pixel, wanted = max(reorient(image).spacing_mm[1:]), leaflet.pixel_mm or 0.0
+    pixel, wanted = max(reorient(image).spacing_mm[1:]), leaflet.pixel_mm or max(plan.spacing_mm or (0.0,))
     fine = wanted > COARSEST * pixel and plan.spacing_mm is None  # else the scan is brought to the student's spacing
     if wanted and (fine or pixel > COARSEST * wanted):
         what = f"the scan's pixels are {pixel:.2f} mm wide in the axial plane, the student's {wanted:.2f} mm"

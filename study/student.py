@@ -70,10 +70,10 @@ class StudentCard(Leaflet):
     @classmethod
     def of(cls, study: Study, **training: Any) -> Self:
         """The card of a study's student: what the study says of it, beside how this training went."""
-        spacing = study.preprocess.spacing_mm
+        spacing, own = study.preprocess.spacing_mm, training.pop("pixel_mm", None)
         return cls(
             study=study.name,
-            pixel_mm=max(spacing) if spacing else training.pop("pixel_mm", None),
+            pixel_mm=max(spacing) if spacing else own,
             model=study.student.model,
             options=study.student.options,
             classes=study.task.classes,

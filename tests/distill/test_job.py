@@ -225,6 +225,12 @@ def test_new_answers_make_a_new_student_and_other_settings_need_another_label(ma
     assert slower.weights_hash != again.weights_hash
 
 
+def test_the_card_tells_how_wide_the_training_scans_pixels_are(make_run: MakeRun) -> None:
+    run = make_run(2)
+    card = run_job(run.study, run.folder, "supervised")
+    assert card.pixel_mm == pytest.approx(np.median([max(case.spacing_mm[1:]) for case in run.slices.cases]))
+
+
 def test_without_validation_patients_the_last_weights_count(make_run: MakeRun) -> None:
     run = make_run(2, split=(1.0, 0.0, 0.0))
     card = run_job(run.study, run.folder, "supervised")

@@ -43,7 +43,7 @@ def costs(
         if name in cases
     ]
     if local:
-        found.append(Cost("local, mean", _dice(list(local.values())), *_travelled(traffic, LOCAL), "losses, counts"))
+        found.append(Cost("local, mean", _dice(list(local.values())), *_travelled(traffic, LOCAL), "counts"))
     if POOLED in cases:
         found.append(Cost("pooled", _dice([cases[POOLED]]), "–", "–", "–", "all its training scans and masks"))
     if found and shipped in cases:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from study.plan import Distill, read_study
+from study.plan import Distill, Study, read_study
 from study.run import create_or_resume
 from study.student import StudentCard, write_card
 from study.wire import Card, CaseMetrics, Epoch, EvaluateReply
@@ -29,9 +29,16 @@ def student(label: str) -> StudentCard:
     )  # fmt: skip
 
 
+def amtkd_study() -> Study:
+    """The default study, with AMTKD's scheme as the one that is shipped."""
+    study = read_study(ROOT / "studies" / "prostate.toml")
+    plan = {"scheme": "amtkd", "compare": ["supervised", "mono-teacher", "uniform"]}
+    return study.model_copy(update={"distill": study.distill.model_copy(update=plan)})
+
+
 def finished_run(tmp_path: Path) -> Path:
-    """The default study, finished, in `tmp_path`: Dice 0.5 without teachers, 0.7 with."""
-    run = create_or_resume(tmp_path, read_study(ROOT / "studies" / "prostate.toml"))
+    """That study, finished, in `tmp_path`: Dice 0.5 without teachers, 0.7 with."""
+    run = create_or_resume(tmp_path, amtkd_study())
     for number, site in enumerate(SITES):
         card = Card(
             site=site, model="deeplabv3plus", options={}, parameters=12345, weights_hash="a" * 64, fingerprint="f",

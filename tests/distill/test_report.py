@@ -14,11 +14,11 @@ from distill.report_cost import costs
 from distill.report_figures import curves, dots
 from distill.report_tables import cell, pooled
 from imaging.errors import InputError
-from study.plan import Averaging, read_study
+from study.plan import Averaging
 from study.run import create_or_resume, read_study_of
 from study.student import write_card
 from study.wire import EvaluateReply
-from tests.distill.finished_run import ROOT, SITES, case, finished_run, student
+from tests.distill.finished_run import SITES, amtkd_study, case, finished_run, student
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_the_report_stands_alone(run: Path) -> None:
 
 
 def test_a_run_that_has_only_begun_has_a_report(tmp_path: Path) -> None:
-    create_or_resume(tmp_path, read_study(ROOT / "studies" / "prostate.toml"))
+    create_or_resume(tmp_path, amtkd_study())
     assert "no student has been evaluated yet" in write_report(tmp_path).read_text(encoding="utf-8")
 
 

@@ -56,7 +56,7 @@ def test_a_part_says_when_it_began_and_how_it_ended(tmp_path: Path, ending: Base
     [
         ("simulate", '"resnet18"', '"resnet81"', "the teacher of site `hospital-b`: no encoder is called `resnet81`"),
         ("compare", '"resnet18"', '"resnet81"', "the teacher of site `hospital-b`: no encoder is called `resnet81`"),
-        ("simulate", '"amtkd"', '"cirkd"', "scheme `cirkd` needs features, which the sites are not asked for"),
+        ("simulate", '"consensus"', '"cirkd"', "scheme `cirkd` needs features, which the sites are not asked for"),
     ],
 )
 def test_what_cannot_be_run_shows_before_there_is_a_run_folder(
@@ -64,6 +64,7 @@ def test_what_cannot_be_run_shows_before_there_is_a_run_folder(
 ) -> None:
     study = tmp_path / "study.toml"
     whole = (ROOT / "studies" / "prostate.toml").read_text(encoding="utf-8")
+    assert sound in whole
     study.write_text(whole.replace(sound, broken), encoding="utf-8")
     line = [sys.executable, "-m", "preceptor", command, str(study), "--out", str(tmp_path / "run")]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Dice on the study lead's own patients whose masks the study does not read, though they exist; for real cohorts only.
+"""Dice on the study lead's own patients whose masks the study does not read, though they exist.
 
     python benchmarks/hidden.py runs/cardiac-seed-0 [--students amtkd supervised] [--json]
 
@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from distill.answered import open_rounds
-from distill.batches import plain
+from distill.batches import plain, proven
 from distill.schemes.base import Needs, teachers_of
-from distill.sources import StoredAnswers
+from distill.sources import Teachers
 from distill.weights import LAWS, mixture
 from imaging.metrics import mean_dice
 from imaging.slices import SliceCache
 from study.cohorts import lead_inspection, lead_slices, lead_split
 from study.distill_tables import Law, Weights
-from study.plan import PhantomSource, Study
+from study.plan import Study
 from study.prediction import load_student, logits_of
 from study.run import read_study_of
 from study.training import use_threads
@@ -41,9 +41,6 @@ Guess = Callable[[Ids], NDArray[np.int64]]
 
 def with_masks(study: Study) -> Study:
     """The same study, whose lead reads every mask there is."""
-    for source in study.student.sources:
-        if isinstance(source, PhantomSource):
-            raise SystemExit("phantoms without masks have none: there is nothing hidden")
     sources = [source.model_copy(update={"masks": None}) for source in study.student.sources]
     return study.model_copy(update={"student": study.student.model_copy(update={"sources": sources})})
 
@@ -60,19 +57,20 @@ def hidden(slices: SliceCache, whole: SliceCache) -> Iterator[tuple[Ids, NDArray
 
 def guesses(study: Study, run: Path, slices: SliceCache, students: list[str]) -> Mapping[str, Guess]:
     """What is compared, by name."""
-    answers = open_rounds(study, run, slices, lead_split(study, slices)["train"], Needs())[-1]
+    train = lead_split(study, slices)["train"]
+    answers = proven(slices, open_rounds(study, run, slices, train, Needs())[-1], train)
     teachers = {f"teacher {site}": partial(of_teacher, answers, n) for n, site in enumerate(answers.sites)}
     mixtures = {f"mixture, {law}": partial(of_mixture, slices, answers, law) for law in LAWS if law != "fixed"}
     networks = {f"student {label}": load_student(run / "distill" / label)[1] for label in students}
     return teachers | mixtures | {name: partial(of_student, slices, network) for name, network in networks.items()}
 
 
-def of_teacher(answers: StoredAnswers, number: int, ids: Ids) -> NDArray[np.int64]:
+def of_teacher(answers: Teachers, number: int, ids: Ids) -> NDArray[np.int64]:
     """The most likely class by one teacher's stored answer."""
     return answers.answers(ids).logits[:, number].argmax(1).numpy()
 
 
-def of_mixture(slices: SliceCache, answers: StoredAnswers, law: Law, ids: Ids) -> NDArray[np.int64]:
+def of_mixture(slices: SliceCache, answers: Teachers, law: Law, ids: Ids) -> NDArray[np.int64]:
     """The most likely class by all stored answers, weighted as in training."""
     batch = plain(slices, answers, ids)
     teachers = teachers_of(batch)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distill.schemes.base import Batch, TeacherBatch
-from distill.sources import Teachers
+from distill.schemes.base import Batch, TeacherBatch, teachers_of
+from distill.sources import Proven, Teachers
+from distill.weights import track_record
 from imaging.augment import IDENTITY, Augment, draw
 from imaging.slices import SliceCache
 from imaging.warp import Warp
@@ -82,6 +83,15 @@ def plain(slices: SliceCache, teachers: Teachers | None, ids: Ids) -> Batch:
     return assemble(slices, teachers, ids, draw(IDENTITY, 0, size=slices.images.shape[1:], n=len(ids)))
 
 
+def proven(slices: SliceCache, teachers: Teachers, ids: Ids, *, chunk: int = 32) -> Teachers:
+    """The same teachers, who carry their record on those of these slices that are outlined; if none is, as they are."""
+    outlined = ids[slices.labelled[ids]]
+    if not len(outlined):
+        return teachers
+    parts = (plain(slices, teachers, outlined[start : start + chunk]) for start in range(0, len(outlined), chunk))
+    return Proven(teachers, track_record((teachers_of(part), part.masks) for part in parts))
+
+
 def assemble(slices: SliceCache, teachers: Teachers | None, ids: Ids, warp: Warp) -> Batch:
     """A batch with images, masks and the teachers' logits and maps moved alike; intensity changes touch images only.
 
@@ -98,7 +108,7 @@ def assemble(slices: SliceCache, teachers: Teachers | None, ids: Ids, warp: Warp
 def _moved(answers: TeacherBatch, warp: Warp) -> TeacherBatch:
     logits = warp.move(answers.logits.flatten(1, 2)).view(answers.logits.shape)
     told = [{name: MOVED[kind_of(name).lies](array, warp) for name, array in one.items()} for one in answers.told]
-    return TeacherBatch(logits, answers.answered, told, answers.sites)
+    return replace(answers, logits=logits, told=told)
 
 
 def _on_slice(maps: Tensor, warp: Warp) -> Tensor:

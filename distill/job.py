@@ -22,12 +22,12 @@ from safetensors.torch import save as pack_tensors
 import models
 from distill import schemes
 from distill.answered import open_rounds
-from distill.batches import TrainingBatches, plain
+from distill.batches import TrainingBatches, plain, proven
 from distill.history import History
 from distill.machine import device_of, fabric_of, made_on
 from distill.origin import Origin
 from distill.schemes.base import Scheme
-from distill.sources import StoredAnswers
+from distill.sources import StoredAnswers, Teachers
 from imaging.atomic import write_bytes, write_text
 from imaging.errors import InputError
 from imaging.lock import Lock
@@ -58,7 +58,7 @@ class Job:
     slices: SliceCache
     train: Ids
     validation: list[CachedCase]
-    rounds: tuple[StoredAnswers, ...]
+    rounds: tuple[Teachers, ...]
     """The answers of each round that has been collected; none for a scheme without teachers."""
     seed: int
     origin: Origin
@@ -192,7 +192,8 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
         views=study.answers.views if rounds else 0,
         device=device_of(study.distill),
     )
-    return Job(scheme, learner, slices, train, validation, rounds, seed, origin)
+    known = [proven(slices, one, train) for one in rounds] if learner.needs.record else rounds
+    return Job(scheme, learner, slices, train, validation, tuple(known), seed, origin)
 
 
 def _beyond(cases: list[CachedCase], patients: int) -> list[CachedCase]:
@@ -265,7 +266,7 @@ def ship(job: Job, folder: Path) -> None:
     write_bytes(folder / WEIGHTS, pack_tensors(weights))
 
 
-def heard(job: Job, answers: StoredAnswers, *, chunk: int = 32) -> dict[str, Any]:
+def heard(job: Job, answers: Teachers, *, chunk: int = 32) -> dict[str, Any]:
     """How much each site's teacher is heard on every training slice, unaugmented: a row of weights a slice."""
     weights: list[list[float]] = []
     for start in range(0, len(job.train), chunk):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -84,6 +85,23 @@ class LiveTeachers:
     def _rounded(self, images: Tensor, masks: Tensor, network: nn.Module) -> dict[str, Tensor]:
         found = told_by(network, images, masks, classes=self._classes, wants=self._contents)
         return {name: halved(one) if kind_of(name).dtype == "float16" else one for name, one in found.items()}
+
+
+@dataclass(frozen=True)
+class Proven:
+    """Teachers of whom it is known how well they do on the outlined slices: `record`, mean Dice losses (T,)."""
+
+    teachers: Teachers
+    record: Tensor
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """See `Teachers`."""
+        return self.teachers.sites
+
+    def answers(self, ids: Ids) -> TeacherBatch:
+        """See `Teachers`; with their record."""
+        return replace(self.teachers.answers(ids), record=self.record)
 
 
 def batch_of(sites: tuple[str, ...], told: Sequence[dict[str, Tensor]], answered: Tensor) -> TeacherBatch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -79,6 +79,21 @@ def teacher_losses(probs: Tensor, mask: Tensor, labelled: Tensor, answered: Tens
 
 
 @torch.no_grad()
+def track_record(outlined: Iterable[tuple[TeacherBatch, Tensor]]) -> Tensor:
+    """Every teacher's mean Dice loss over outlined slices, (T,); one who answered none of them has the others' mean.
+
+    `outlined`: what the teachers say of some slices, part by part, and masks (N, H, W). Departs: our own, see `record`.
+    """
+    total = count = torch.zeros(())
+    for teachers, mask in outlined:
+        losses = dice_loss(teachers.logits.float().softmax(2), mask[:, None])
+        total = total + losses.where(teachers.answered, 0.0).sum(0)
+        count = count + teachers.answered.sum(0)
+    known = total / count.clamp_min(1)
+    return known.where(count > 0, known.sum() / (count > 0).sum().clamp_min(1))
+
+
+@torch.no_grad()
 def teacher_entropies(logits: Tensor, mask: Tensor, labelled: Tensor, answered: Tensor) -> Tensor:
     """Every teacher's cross-entropy, mean over a slice's pixels, (N, T); shapes as above, of logits.
 
@@ -131,6 +146,17 @@ def _softmax(teachers: TeacherBatch, masks: Tensor, labelled: Tensor, plan: Weig
     return agreement_softmax(_dice_of(teachers, masks, labelled), teachers.answered, tau=plan.tau)
 
 
+def _record(teachers: TeacherBatch, masks: Tensor, labelled: Tensor, plan: Weights) -> Tensor:
+    """`agreement-softmax` where a slice without a mask counts the teacher's dissent and its record together.
+
+    Departs: our own. Dissent alone hears a bad teacher gladly, whose blurred answers are never far from the mixture.
+    """
+    losses = _dice_of(teachers, masks, labelled)
+    if teachers.record is not None:
+        losses = losses.where(labelled[:, None], losses + teachers.record)
+    return agreement_softmax(losses, teachers.answered, tau=plan.tau)
+
+
 def _confidence(teachers: TeacherBatch, masks: Tensor, labelled: Tensor, plan: Weights) -> Tensor:
     losses = teacher_entropies(teachers.logits.float(), masks, labelled, teachers.answered)
     return confidence(losses, teachers.answered)
@@ -152,6 +178,7 @@ LAWS: dict[Law, Weigh] = {
     "agreement": _by_dice(agreement),
     "as-printed": _by_dice(as_printed),
     "agreement-softmax": _softmax,
+    "record": _record,
     "confidence": _confidence,
     "best-of": _by_dice(best_of),
 }

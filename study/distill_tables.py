@@ -11,9 +11,9 @@ from study.tables import Name, Plan, Split, StudentName
 
 COMMON = ("split", "compare", "variants")
 """Keys that a variant cannot have: `split` decides which slices the sites are asked about."""
-Law = Literal["uniform", "fixed", "agreement", "as-printed", "agreement-softmax", "confidence", "best-of", "learned"]
-
-
+Law = Literal[
+    "uniform", "fixed", "agreement", "as-printed", "agreement-softmax", "record", "confidence", "best-of", "learned"
+]
 Attention = Literal["scaled", "summed", "as-printed"]
 
 
@@ -22,15 +22,15 @@ class Weights(Plan):
 
     law: Law | None = None
     """`agreement` gives the teacher with the better Dice on the slice more, `as-printed` the worse (AMTKD, after Eq.
-    7), `agreement-softmax` the better much more, `confidence` the one with the lower cross-entropy (CA-MKD), `best-of`
-    all to the best, `fixed` what stands below, `uniform` all alike, `learned` what is learned beside the student
-    (AMTML-KD, with `amtml_kd.decay`). When absent the scheme's own: `agreement` for `amtkd`, `agreement-softmax` for
-    `consensus`, `confidence` for `ca-mkd`, `learned` for `amtml-kd`; schemes for one teacher then hear one. `uniform`
-    and `mono-teacher` take no other."""
+    7), `agreement-softmax` the better much more, `record` too, and where a slice has no mask the better on the outlined
+    ones, `confidence` the one with the lower cross-entropy (CA-MKD), `best-of` all to the best, `fixed` what stands
+    below, `uniform` all alike, `learned` what is learned beside the student (AMTML-KD, with `amtml_kd.decay`). When
+    absent the scheme's own: `agreement` for `amtkd`, `record` for `consensus`, `confidence` for `ca-mkd`, `learned` for
+    `amtml-kd`; schemes for one teacher then hear one. `uniform` and `mono-teacher` take no other."""
     fixed: dict[str, float] = Field(default_factory=dict)
     """Site -> share, for the law `fixed`; a site that is not named has 0."""
     tau: float = Field(0.1, gt=0)
-    """Sharpness of `agreement-softmax`: a loss lower by tau weighs 2.7 times as much."""
+    """Sharpness of `agreement-softmax` and `record`: a loss lower by tau weighs 2.7 times as much."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

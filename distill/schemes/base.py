@@ -22,6 +22,8 @@ class Needs:
     """Of `models.contents.CONTENTS`: what some teacher must have been allowed to say, and the logits every one."""
     unlabelled: bool = True
     """Whether a slice without a mask teaches anything; if not, batches are drawn from slices with one."""
+    record: bool = False
+    """Whether each teacher's record on the outlined slices is looked up before the first step."""
 
 
 class Portable:
@@ -37,13 +39,15 @@ class TeacherBatch(Portable):
     """What T teachers say of N slices. Everything a teacher did not answer is zero.
 
     `logits` (N, T, C, H, W); `answered` (N, T) bool; `told` for each teacher what else it gave: arrays (N, …) under the
-    names of `models.contents`, on that teacher's own grid; `sites` the teachers' names.
+    names of `models.contents`, on that teacher's own grid; `sites` the teachers' names; `record` (T,) their mean Dice
+    losses on the outlined slices, where a scheme asked for it and some slice is outlined.
     """
 
     logits: Tensor
     answered: Tensor
     told: list[dict[str, Tensor]] = field(default_factory=list)
     sites: tuple[str, ...] = ()
+    record: Tensor | None = None
 
     def gives(self, name: str) -> Tensor:
         """Whether each teacher gave that array at all, (T,) bool."""

@@ -12,7 +12,7 @@ from study.dice import soft_dice_loss
 class Consensus(Taught):
     """All teachers as one: KL and Dice with their mixture, on slices with and without a mask (ours)."""
 
-    own_law = "agreement-softmax"
+    own_law = "record"
 
     def terms(self, lesson: Lesson) -> dict[str, Tensor]:
         """Both with the mixture as it stands, at temperature 1: a segmentation is wanted, not dark knowledge.

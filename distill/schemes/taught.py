@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -97,7 +97,8 @@ class Taught(Scheme):
 
     @property
     def needs(self) -> Needs:
-        return Needs(teachers="all" if self.law else "one", contents=self.contents)
+        teachers: Literal["all", "one"] = "all" if self.law else "one"
+        return Needs(teachers=teachers, contents=self.contents, record=self.law == "record")
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         teachers = teachers_of(batch)

@@ -16,12 +16,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.testing import assert_close
 
 import models
 from distill import schemes
+from distill.batches import plain, proven
 from distill.commands import distill_command
-from distill.job import new_scheme, run_job
+from distill.job import new_scheme, prepare, run_job
+from distill.schemes.base import teachers_of
 from distill.settings import changed
+from distill.sources import StoredAnswers
+from distill.weights import teacher_losses
 from imaging.errors import InputError
 from imaging.lock import Lock
 from models.contents import CONTENTS
@@ -256,6 +261,22 @@ def test_a_variant_hears_fewer_teachers_and_learns_from_fewer_masks(make_run: Ma
         distill_command(run.folder, variant="mone", scheme=None, seed=None, settings=None, label=None, track=None)
     with pytest.raises(InputError, match="no training slice has a mask"):
         run_job(run.changed(masks=0), run.folder, "supervised")
+
+
+def test_teachers_are_proven_on_the_masks_that_are_learned_from_and_no_others(make_run: MakeRun) -> None:
+    run = make_run(2, masks=5)
+    job = prepare(run.changed(masks=1), run.folder, "consensus", 0)
+    outlined = job.train[job.slices.labelled[job.train]]
+    assert len(outlined) == 5
+    part = plain(job.slices, job.rounds[0], outlined)
+    answers = teachers_of(part)
+    losses = teacher_losses(answers.logits.float().softmax(2), part.masks, part.labelled, answers.answered)
+    assert answers.record is not None
+    assert_close(answers.record, losses.mean(0))
+    assert_close(proven(job.slices, job.rounds[0], job.train, chunk=2).answers(outlined).record, answers.record)
+    bare = prepare(run.changed(masks=0), run.folder, "consensus", 0)
+    assert teachers_of(plain(bare.slices, bare.rounds[0], bare.train[:3])).record is None
+    assert isinstance(prepare(run.study, run.folder, "amtkd", 0).rounds[0], StoredAnswers)
 
 
 def test_a_study_without_any_mask_is_distilled_but_not_supervised(make_run: MakeRun) -> None:

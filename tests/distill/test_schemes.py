@@ -189,11 +189,21 @@ def test_the_law_decides_who_is_heard(student: Student, batch: MakeBatch) -> Non
     answers.logits[:, 0] = 8 * right
     shares = {
         law: weighed(law, student).weights(data)[:, 0]
-        for law in ("agreement", "as-printed", "agreement-softmax", "confidence", "best-of", "fixed", "uniform")
+        for law in (
+            "agreement",
+            "as-printed",
+            "agreement-softmax",
+            "record",
+            "confidence",
+            "best-of",
+            "fixed",
+            "uniform",
+        )
     }
     assert (shares["as-printed"] < 0.01).all()
     assert (shares["agreement"] > 1 / 3).all()
     assert (shares["agreement-softmax"] > shares["agreement"]).all()
+    assert_close(shares["record"], shares["agreement-softmax"])
     assert (shares["confidence"] > 1 / 3).all()
     assert (shares["best-of"] == 1).all()
     assert (shares["fixed"] == 0).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,7 +13,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from distill.losses.kl import teacher_first_kl
+from distill.schemes.base import TeacherBatch
 from distill.weights import (
+    LAWS,
     Judge,
     agreement,
     agreement_softmax,
@@ -22,9 +25,10 @@ from distill.weights import (
     dissent,
     mixture,
     teacher_losses,
+    track_record,
 )
 from study.dice import dice_loss
-from study.distill_tables import Law
+from study.distill_tables import Law, Weights
 
 near = partial(assert_close, atol=1e-6, rtol=0.0)
 JUDGES: dict[Law, Judge] = {
@@ -134,6 +138,26 @@ def test_an_absent_teacher_has_no_say_in_the_mixture() -> None:
     answered = torch.tensor([[True, True, True], [False, True, False]])
     assert_close(dissent(probs, answered)[1, 1], torch.tensor(0.0), atol=1e-6, rtol=0.0)
     assert_close(dissent(probs, answered)[0], dissent(probs[:1], answered[:1])[0])
+
+
+def test_a_record_is_the_mean_loss_over_the_outlined_slices_that_a_teacher_answered() -> None:
+    probs, mask = three_teachers()
+    answered = torch.tensor([[True, True, False], [True, False, False]])
+    parts = [(TeacherBatch(probs[n : n + 1].log(), answered[n : n + 1]), mask[n : n + 1]) for n in range(2)]
+    losses = dice_loss(probs, mask[:, None])
+    first, second = losses[:, 0].mean(), losses[0, 1]
+    assert_close(track_record(parts), torch.stack([first, second, (first + second) / 2]))
+
+
+def test_a_record_counts_as_much_as_dissent_where_a_slice_has_no_mask_and_nowhere_else() -> None:
+    probs, mask = three_teachers()
+    labelled, answered = torch.tensor([True, False]), torch.ones(2, 3, dtype=torch.bool)
+    teachers = TeacherBatch(probs.log(), answered, record=torch.tensor([0.1, 0.6, 0.2]))
+    weights = LAWS["record"](teachers, mask, labelled, Weights(tau=0.3))
+    without = LAWS["agreement-softmax"](teachers, mask, labelled, Weights(tau=0.3))
+    assert_close(weights[0], without[0])
+    assert_close(weights[1], (-(dissent(probs, answered)[1] + torch.tensor([0.1, 0.6, 0.2])) / 0.3).softmax(0))
+    assert_close(LAWS["record"](replace(teachers, record=None), mask, labelled, Weights(tau=0.3)), without)
 
 
 def test_weights_carry_no_gradient() -> None:

@@ -202,8 +202,8 @@ def ranks(trainings: Trainings, *, seed: int = 0, draws: int = 2000) -> dict[str
     return {
         label: {
             "rank": float(now[n]),
-            "lowest": float(np.quantile(order[n], ALPHA / 2)),
-            "highest": float(np.quantile(order[n], 1 - ALPHA / 2)),
+            "lowest": float(np.quantile(order[n], ALPHA / 2, method="inverted_cdf")),
+            "highest": float(np.quantile(order[n], 1 - ALPHA / 2, method="inverted_cdf")),
             "first": float(((order[n] == order.min(axis=0)) / (order == order.min(axis=0)).sum(axis=0)).mean()),
         }
         for n, label in enumerate(trainings.labels)

@@ -23,10 +23,15 @@ def begin(study: Study, answers: Path, folder: Path) -> None:
     store = find_store(answers)
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder / ".answers.lock"):  # several processes may begin at once
-        create_or_resume(folder, study)
-        _link(folder / STORE, store)
+        links = {STORE: store}
         if any(isinstance(source, PhantomSource) for source in study.student.sources):
-            _link(folder / LEAD, store.parent / LEAD)
+            links[LEAD] = store.parent / LEAD
+        for name, target in links.items():
+            _check(folder / name, target)  # before study.json is written anew
+        create_or_resume(folder, study)
+        for name, target in links.items():
+            if not (folder / name).is_symlink():
+                (folder / name).symlink_to(target, target_is_directory=True)
 
 
 def find_store(answers: Path) -> Path:
@@ -38,9 +43,8 @@ def find_store(answers: Path) -> Path:
     raise InputError("holds no answers", where=answers, fix=fix)
 
 
-def _link(path: Path, target: Path) -> None:
-    if not path.is_symlink() and not path.exists():
-        path.symlink_to(target, target_is_directory=True)
-    if path.resolve() != target:
+def _check(path: Path, target: Path) -> None:
+    """InputError where `path` is there, and is not `target`."""
+    if (path.is_symlink() or path.exists()) and path.resolve() != target:
         fix = "choose another folder with `--out`"
         raise InputError(f"has another `{path.name}` than {target}", where=path.parent, fix=fix)

@@ -34,7 +34,8 @@ def tracked(tracker: Tracker | None, folder: Path, label: str, settings: dict[st
     """What to call after every step of one training, until exit; nothing happens without a tracker.
 
     TensorBoard's files go into `folder`/tensorboard/`label`; MLflow takes its server from MLFLOW_TRACKING_URI, and
-    `folder`'s name for its experiment. A training that is taken up again is another run there.
+    `folder`'s name for its experiment. A training that is taken up again is another run there. Only its beginning may
+    fail: what a tracker does later ends no training.
     Raises: InputError when the tracker is not installed.
     """
     if tracker is None:
@@ -44,8 +45,15 @@ def tracked(tracker: Tracker | None, folder: Path, label: str, settings: dict[st
         fix = "run `pip install 'preceptor[tracking]'`, or leave out `--track`"
         raise InputError(f"{tracker} is not installed", fix=fix)
     opened = _tensorboard if tracker is Tracker.tensorboard else _mlflow
-    with opened(folder, label, settings) as write:
-        yield _forgiving(write)
+    trained = False
+    try:
+        with opened(folder, label, settings) as write:
+            yield _forgiving(write)
+            trained = True
+    except Exception as error:
+        if not trained:
+            raise
+        log.warning("the tracker could not be closed, and may lack the end of the curves (%s)", error)
 
 
 def _forgiving(write: Write) -> Follow:

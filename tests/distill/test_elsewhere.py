@@ -94,6 +94,15 @@ def test_answers_of_another_study_are_refused(
     assert not list((tmp_path / "out").glob("distill/[!.]*/student.json"))
 
 
+def test_a_refusal_leaves_the_folder_as_it_was(run: MadeRun, tmp_path: Path) -> None:
+    other, out = shutil.copytree(run.folder, tmp_path / "other"), tmp_path / "out"
+    distil(study_file(run), run.folder, out)
+    before = (out / "study.json").read_bytes()
+    with pytest.raises(InputError, match="has another `store`"):
+        distil(study_file(run, distill={"steps": 9, "scheme": "supervised"}), other, out)
+    assert (out / "study.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -71,6 +71,24 @@ def test_a_tracker_that_fails_ends_no_training(
     assert caplog.text.count("the tracker failed, and is told no more of this training (the server is gone)") == 1
 
 
+def test_a_tracker_that_cannot_be_closed_costs_no_student(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    @contextmanager
+    def closing(*_: object) -> Iterator[tracking.Write]:
+        yield lambda values, step: None
+        raise OSError("no space left")
+
+    run = make_run(2)
+    monkeypatch.setattr(tracking, "_tensorboard", closing)
+    words = ["distill", str(run.folder), "--scheme", "supervised", "--track", "tensorboard"]
+    answer = CliRunner().invoke(app, words)
+    assert answer.exit_code == 0, answer.output
+    assert "the tracker could not be closed, and may lack the end of the curves (no space left)" in caplog.text
+    refused = CliRunner().invoke(app, [*words, "--set", "steps=9", "--label", "supervised"])
+    assert "holds a student of other settings" in str(refused.exception)
+
+
 def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,4 +97,4 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(
     answer = CliRunner().invoke(app, ["distill", str(run.folder), "--track", "mlflow"])
     assert answer.exit_code != 0
     assert "mlflow is not installed" in str(answer.exception)
-    assert not (run.folder / "distill" / "amtkd").exists()
+    assert not list((run.folder / "distill").glob("*/origin.json"))

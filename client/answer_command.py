@@ -61,7 +61,7 @@ def _opened(place: Path, out: Path | None) -> tuple[Study, Path]:
     """The study and its run folder, which is made for a study.toml."""
     from imaging.errors import InputError
     from study.plan import read_study
-    from study.run import create_or_resume, read_study_of
+    from study.run import create_or_resume, make_folder, read_study_of
 
     if place.is_dir() and out is not None:
         raise InputError(f"`--out {out}` beside a run's folder", fix="name the run alone, or a study.toml with `--out`")
@@ -69,7 +69,7 @@ def _opened(place: Path, out: Path | None) -> tuple[Study, Path]:
         return read_study_of(place), place
     study = read_study(place)
     folder = out or Path("runs") / study.name
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return create_or_resume(folder, study).study, folder
 
 

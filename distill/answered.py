@@ -19,9 +19,11 @@ from models.contents import ONNX
 from study.cohorts import open_store, shards
 from study.plan import Study
 from study.run import left_out, read_study_of
-from study.store import AnswerStore
+from study.store import AnswerStore, DamagedError
 from study.views import numbered
 
+CACHE = "answers-cache"
+"""Folder among the students of a run: what jobs have unpacked."""
 ANEW = "that round is over, and its teachers have trained on: start anew in another folder with `--out`"
 
 
@@ -87,6 +89,8 @@ class _Reader:
     def renewed(self, sites: Sequence[str], number: int) -> list[str] | None:
         """Which of these sites have answered all of a further round; None while it is still to be collected."""
         store = self.store(number)
+        if self.over(number):
+            _check_whole(store, sites, self.needs.contents)
         whole = [site for site in sites if not store.missing(site, self.n_shards, self.needs.contents)]
         awaited = set(sites) - set(whole) - set(left_out(store.folder.resolve().parent, number))
         if not self.over(number) and (awaited or not store.sites()):
@@ -107,15 +111,20 @@ class _Reader:
     def unpacked(self, sites: Sequence[str], number: int) -> dict[str, dict[str, Unpacked]]:
         """All that these sites answered in a round, in the job's cache."""
         study, slices, store = self.study, self.slices, self.store(number)
-        folder = self.run_folder / "distill" / "answers-cache" / store.round_name
+        folder = self.run_folder / "distill" / CACHE / store.round_name
         height, width = slices.images.shape[1:]
         asked = np.concatenate([numbered(slices, self.ids, view) for view in range(study.answers.views + 1)])
-        return {
-            site: unpacked(
-                store, site, self.needs.contents, folder / site, asked, size=(height, width), n_shards=self.n_shards
-            )
-            for site in sites
-        }
+        try:
+            return {
+                site: unpacked(
+                    store, site, self.needs.contents, folder / site, asked, size=(height, width), n_shards=self.n_shards
+                )
+                for site in sites
+            }
+        except DamagedError:
+            if self.over(number):
+                _check_whole(store, sites, self.needs.contents)
+            raise
 
 
 def _check_given(store: AnswerStore, sites: Sequence[str], content: str) -> None:
@@ -128,6 +137,16 @@ def _check_given(store: AnswerStore, sites: Sequence[str], content: str) -> None
         gone = ", ".join(str(store.folder / site / store.round_name / content) for site in able)
         fix += f", or ask a site to allow it, remove {gone}, and {collect(store)}"
     raise InputError(f"no site released {content}, which the scheme needs", where=store.folder, fix=fix)
+
+
+def _check_whole(store: AnswerStore, sites: Sequence[str], contents: Sequence[str]) -> None:
+    """InputError where a shard was found damaged in a round that is over: nobody can be asked for it again."""
+    for site in sites:
+        for content in contents:
+            if bad := store.damaged(site, content):
+                what = f"{content} of shard {bad[0]} of site {site} is damaged"
+                path = store.folder / site / store.round_name / content
+                raise InputError(what, where=path, fix=f"put a copy of its files back; else {ANEW}")
 
 
 def collect(store: AnswerStore) -> str:
@@ -176,6 +195,8 @@ def answering(
     Raises: InputError, see `open_rounds`.
     """
     names = [site.name for site in study.sites]
+    if over:
+        _check_whole(store, [name for name in names if name not in study.distill.without], contents)
     absent = names if over else left_out(store.folder.resolve().parent, 0)  # of the run that collected
     if unasked := [content for content in contents if content not in study.answers.contents]:
         what = f"the sites were not asked for {' and '.join(unasked)}, which the scheme needs"

@@ -7,7 +7,7 @@ from pathlib import Path
 from imaging.errors import InputError
 from imaging.lock import Lock
 from study.plan import PhantomSource, Study
-from study.run import create_or_resume
+from study.run import create_or_resume, make_folder
 
 STORE, LEAD = "store", "lead"
 
@@ -21,7 +21,7 @@ def begin(study: Study, answers: Path, folder: Path) -> None:
     Raises: InputError where there are no answers, or `folder` belongs to another study or other answers.
     """
     store = find_store(answers)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with Lock(folder / ".answers.lock"):  # several processes may begin at once
         links = {STORE: store}
         if any(isinstance(source, PhantomSource) for source in study.student.sources):

@@ -80,6 +80,8 @@ def write(prediction: Prediction, out: Path, preview: Path) -> None:
     for path in (out, preview):
         if path.resolve() in {file.resolve() for file in prediction.case.image.files}:
             raise InputError("is a file of the scan itself", where=path, fix="name another file for the output")
+    if out.resolve() == preview.resolve():
+        raise InputError("is to hold both mask and picture", where=out, fix="name another file with `--preview`")
     classes, maker = prediction.leaflet.classes, prediction.maker
     write_mask(out, prediction.labels, prediction.case.image, classes=classes, maker=maker)
     labels = Volume(prediction.labels, prediction.scan.affine)
@@ -91,7 +93,7 @@ def scan_of(path: Path) -> Case:
     """The one scan that `path` is or holds; masks beside it are not looked at."""
     if not path.exists():
         raise InputError("there is no such file or folder", where=path, fix="name a NIfTI file or a DICOM folder")
-    if path.is_file() and is_nifti(head_of(path)):
+    if path.is_file() and (is_nifti(head_of(path)) or ".nii" in path.suffixes):  # a broken one says why itself
         scan, _ = read_nifti(path)
         return Case(path.name.partition(".")[0], "", scan.grid.modality, scan)
     found = inspect(path if path.is_dir() else path.parent)
@@ -101,7 +103,7 @@ def scan_of(path: Path) -> Case:
     if cases:
         names = ", ".join(str(case.image.files[0].parent) for case in cases[:3])
         raise InputError(f"holds {len(cases)} scans", where=path, fix=f"name one of them, such as {names}")
-    why = f": {found.problems[0].what}" if found.problems else ""
+    why = next((f": {one.what}" for one in found.problems if path.is_dir() or one.where == path), "")
     raise InputError(f"holds no scan that can be read{why}", where=path, fix="`preceptor site check` says more")
 
 

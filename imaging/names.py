@@ -30,7 +30,7 @@ def stem(name: str) -> str:
 def words(*names: str) -> Words:
     """`patient001_frame01_gt` → `patient1`, `frame1`: lower-case, numbers without leading zeros, no generic words."""
     parts = re.findall(r"[^\W_]+", " ".join(names).lower())
-    if len(parts) > 1 and parts[-1] == "0000":  # nnU-Net's number of the channel
+    if parts[-1:] == ["0000"] and any(map(str.isdigit, "".join(parts[:-1]))):  # nnU-Net's number of the channel
         parts.pop()
     return tuple(
         re.sub(r"\d+", lambda digits: str(int(digits[0])), part) for part in parts if not GENERIC.fullmatch(part)
@@ -40,6 +40,12 @@ def words(*names: str) -> Words:
 def contradict(a: Words, b: Words) -> bool:
     """Whether two names follow one pattern with other numbers, as `patient001` and `patient003_seg` do."""
     return a != b and _pattern(a) == _pattern(b) != a
+
+
+def strangers(a: Words, b: Words) -> bool:
+    """Whether two paths name somebody each, and nothing alike: `anna/image`, `berta/mask`. A sequence is nobody."""
+    one, other = ({word for word in path if not SEQUENCE.fullmatch(word)} for path in (a, b))
+    return bool(one) and bool(other) and one.isdisjoint(other)
 
 
 @cache

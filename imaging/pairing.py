@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from imaging.dicom_masks import DicomSeg
 from imaging.findings import Findings, Mask, Problem, Scan
 from imaging.geometry import TOLERANCE_MM, another_grid, misfit
-from imaging.names import contradict, likeness, shared_folders, words
+from imaging.names import contradict, likeness, shared_folders, strangers, words
 from imaging.volume import reorient
 
 Score = tuple[bool, float, int]
@@ -34,8 +34,8 @@ def pair(findings: Findings) -> Pairs:
     A DICOM SEG goes to the series it names. Any other mask goes to a scan on the same grid (corners within
     `TOLERANCE_MM`); where several scans or masks share a grid, to the one with the same or the most similar name,
     then the nearest folder. Names that follow one pattern with other numbers (patient001, patient003_seg) are two
-    patients, whatever their geometry: releases that drop the position leave many patients on one grid. What stays
-    undecided is a problem, not a guess.
+    patients, whatever their geometry: releases that drop the position leave many patients on one grid. So are folders
+    of other names whose files tell nothing (anna/image, berta/mask). What stays undecided is a problem, not a guess.
     """
     places = _places(findings.scans)
     chosen: dict[int, list[tuple[Score, Mask]]] = defaultdict(list)
@@ -109,6 +109,7 @@ def _other_patient(mask: Mask, scan: Scan) -> bool:
         contradict(mask.names, scan.names)
         or contradict(mask.names, words(scan.patient))
         or contradict(mask.all_names, scan.all_names)
+        or (not mask.names and not scan.names and strangers(mask.all_names, scan.all_names))
     )
 
 

@@ -91,6 +91,15 @@ def left_out(folder: Path, number: int | None = None) -> dict[str, dict[str, Any
     return {site: event for (site, _), event in out.items() if number in (None, event.get("round", 0))}
 
 
+def make_folder(folder: Path) -> None:
+    """A folder for a run, unless it is there; InputError where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what, fix = f"cannot be made a run folder ({error.strerror})", "choose another place with `--out`"
+        raise InputError(what, where=folder, fix=fix) from error
+
+
 def create_or_resume(folder: Path, study: Study) -> Run:
     """The run folder for a study, made or gone on with; other values of keys that may change take the place of the old.
 

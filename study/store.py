@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from study.wire import Arrays, Card, Header, digest
 CHECKSUM = "checksum"
 """Array (shards, 32) uint8: SHA-256 of each shard, written after its data; a row of zeros where there is no shard."""
 ABSENT = bytes(32)
+DAMAGED = "damaged"
+"""Folder of a content: an empty file, named by its number, for each shard that was not what had been written."""
 RETEACH = "train the teachers again"
 COMPRESSOR = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
 """Smooth fp16 logits shrink to 0.47 of their size, to 0.58 with Zarr's default; noise to 0.92 with both."""
@@ -41,6 +44,10 @@ class Notes(Header):
 
 class UnreadableError(InputError):
     """The store itself is damaged: no fault of a reply."""
+
+
+class DamagedError(InputError):
+    """A shard is not what was written."""
 
 
 class AnswerStore:
@@ -88,8 +95,16 @@ class AnswerStore:
         except Exception as error:
             raise self._unreadable(site, error) from error
 
+    def damaged(self, site: str, content: str) -> list[int]:
+        """Numbers of the shards that were found damaged, counting up; one that is whole again is none."""
+        marks = sorted(self._path(site, content).glob(f"{DAMAGED}/*"), key=lambda mark: int(mark.name))
+        for mark in marks:
+            if self._whole(site, content, int(mark.name)) is not None:
+                mark.unlink(missing_ok=True)
+        return [int(mark.name) for mark in marks if mark.exists()]
+
     def checksums(self, site: str, content: str) -> dict[str, str]:
-        """SHA-256 of every shard of a content that is there, by its number: they change whenever the answers do.
+        """SHA-256 of every shard of a content that is there and whole, by its number: they change with the answers.
 
         Raises: InputError when the answers are about other slices, or lie in shards of another size.
         """
@@ -97,7 +112,8 @@ class AnswerStore:
             return {}
         self._notes(site, content)
         marks = [mark.tobytes() for mark in self._rows(site, content, CHECKSUM, slice(None))]
-        return {str(index): mark.hex() for index, mark in enumerate(marks) if mark != ABSENT}
+        gone = self.damaged(site, content)
+        return {str(index): mark.hex() for index, mark in enumerate(marks) if mark != ABSENT and index not in gone}
 
     def shards(self, site: str, contents: Sequence[str]) -> list[int]:
         """Numbers of the shards of which all these contents are there, counting up."""
@@ -136,8 +152,8 @@ class AnswerStore:
     def read(self, site: str, index: int, contents: Sequence[str]) -> Answers:
         """One shard's answers, as they were written.
 
-        Raises: InputError naming site and shard when one is not there, or not what was written; in the latter case it
-        no longer counts from then on, so that it is asked for again.
+        Raises: InputError naming site and shard when one is not there; DamagedError when it is not what was written:
+        it does not count then, and is asked for again, until it is whole.
         """
         card, arrays = self.card(site), dict[str, NDArray[Any]]()
         for content in contents:
@@ -151,20 +167,26 @@ class AnswerStore:
             yield self.read(site, index, contents)
 
     def _checked(self, site: str, content: str, index: int) -> Arrays:
-        checksum = self._checksum(site, content, index) if content in self.contents(site) else ABSENT
-        if checksum == ABSENT:
+        if content not in self.contents(site) or self._checksum(site, content, index) == ABSENT:
             what = f"{content} of shard {index} of site {site} is not there"
             raise InputError(what, where=self._path(site), fix="collect again")
+        if (arrays := self._whole(site, content, index)) is None:
+            mark = self._path(site, content) / DAMAGED / str(index)
+            with suppress(OSError):  # a store that cannot be written is told of at every read
+                mark.parent.mkdir(exist_ok=True)
+                mark.touch()
+            fix = "collect again: only this is asked for"
+            what = f"{content} of shard {index} of site {site} is damaged"
+            raise DamagedError(what, where=self._path(site, content), fix=fix)
+        return arrays
+
+    def _whole(self, site: str, content: str, index: int) -> Arrays | None:
+        """A shard's arrays, or None where they are not what was written."""
         try:
             arrays = self._read(site, content, index)
-            whole = bytes.fromhex(digest(arrays)) == checksum
         except InputError:
-            whole = False
-        if not whole:
-            self._mark(site, content, index, ABSENT)
-            fix = "collect again: only this is asked for"
-            raise InputError(f"{content} of shard {index} of site {site} is damaged", where=self._path(site), fix=fix)
-        return arrays
+            return None
+        return arrays if bytes.fromhex(digest(arrays)) == self._checksum(site, content, index) else None
 
     def _admit(self, content: str, card: Card, arrays: Arrays) -> None:
         """Make the content's group on its first answers; later InputError unless teacher and arrays are the same."""

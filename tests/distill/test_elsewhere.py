@@ -94,6 +94,13 @@ def test_answers_of_another_study_are_refused(
     assert not list((tmp_path / "out").glob("distill/[!.]*/student.json"))
 
 
+def test_a_folder_that_cannot_be_made_is_told(run: MadeRun, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "within"):
+        with pytest.raises(InputError, match=r"cannot be made a run folder .*; choose another place with `--out`"):
+            distil(study_file(run), run.folder, place)
+
+
 def test_a_refusal_leaves_the_folder_as_it_was(run: MadeRun, tmp_path: Path) -> None:
     other, out = shutil.copytree(run.folder, tmp_path / "other"), tmp_path / "out"
     distil(study_file(run), run.folder, out)

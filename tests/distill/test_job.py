@@ -263,6 +263,14 @@ def test_a_variant_hears_fewer_teachers_and_learns_from_fewer_masks(make_run: Ma
         run_job(run.changed(masks=0), run.folder, "supervised")
 
 
+@pytest.mark.parametrize("label", ["answers-cache", "pooled", "local", "fedavg"])
+def test_the_name_of_another_folder_is_no_label(make_run: MakeRun, label: str) -> None:
+    run = make_run(2, answered=False)
+    with pytest.raises(InputError, match=f"`{label}` is what another folder .*; choose another `--label`"):
+        run_job(run.study, run.folder, "supervised", label=label)
+    assert not (run.folder / "distill" / label).exists()
+
+
 def test_teachers_are_proven_on_the_masks_that_are_learned_from_and_no_others(make_run: MakeRun) -> None:
     run = make_run(2, masks=5)
     job = prepare(run.changed(masks=1), run.folder, "consensus", 0)

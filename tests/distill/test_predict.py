@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from distill.predict import Prediction, predict
+from distill.predict import Prediction, predict, write
 from imaging.cohort import inspect
 from imaging.errors import InputError
 from imaging.phantom import make
@@ -146,6 +146,9 @@ def test_bad_input_is_told(student: MakeStudent, scan: Volume, tmp_path: Path) -
     (tmp_path / "text.txt").write_text("no scan")
     with pytest.raises(InputError, match="holds no scan that can be read"):
         predict(tmp_path / "text.txt", folder)
+    (tmp_path / "two" / "cut.nii.gz").write_bytes((tmp_path / "two" / "a.nii.gz").read_bytes()[:50])
+    with pytest.raises(InputError, match=r"cut\.nii\.gz: the file is cut short or damaged"):
+        predict(tmp_path / "two" / "cut.nii.gz", folder)
     with pytest.raises(InputError, match="holds no finished student"):
         predict(tmp_path / "two" / "a.nii.gz", tmp_path)
     (folder / WEIGHTS).write_bytes(b"cut")
@@ -160,6 +163,13 @@ def test_the_scan_itself_is_never_written_over(student: MakeStudent, scan: Volum
         main(["predict", str(path), "--out", str(path), "--student", str(student())])
     assert ended.value.code == 1
     assert path.read_bytes() == before
+
+
+def test_mask_and_picture_are_two_files(student: MakeStudent, scan: Volume, tmp_path: Path) -> None:
+    found, out = predict(nifti(tmp_path / "scan.nii.gz", scan), student()), tmp_path / "mask.nii.gz"
+    with pytest.raises(InputError, match="is to hold both mask and picture; name another file with `--preview`"):
+        write(found, out, out)
+    assert not out.exists()
 
 
 def test_a_tilted_voxel_is_as_large_as_it_is() -> None:

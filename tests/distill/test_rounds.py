@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -69,6 +70,24 @@ def test_a_site_that_is_left_out_of_a_round_is_heard_as_it_answered_before(make_
         run_job(run.study, run.folder, "amtkd")
     run.answer("north")
     assert run_job(run.study, run.folder, "amtkd").history[-1].terms != card.history[-1].terms, "late answers count"
+
+
+def test_damage_in_a_round_that_is_over_is_told_until_the_file_is_back(make_run: MakeRun) -> None:
+    run = in_rounds(make_run(), 2)
+    for site in run.teachers:
+        run.answer(site)
+    card = run_job(run.study, run.folder, "consensus")
+    chunks = (run.folder / "store" / "east" / "round-000" / "logits" / "logits" / "c").rglob("*")
+    chunk = next(path for path in chunks if path.is_file())
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[:-1] + bytes([whole[-1] ^ 64]))
+    shutil.rmtree(run.folder / "distill" / "answers-cache")
+    for scheme in ("kd", "consensus", "consensus"):
+        plan = run.changed(mono_teacher="east")
+        with pytest.raises(InputError, match="of site east is damaged; put a copy of its files back; else that round"):
+            run_job(plan if scheme == "kd" else run.study, run.folder, scheme)
+    chunk.write_bytes(whole)
+    assert run_job(run.study, run.folder, "consensus", label="again").weights_hash == card.weights_hash
 
 
 def test_answers_of_other_rounds_than_the_study_asks_for_are_refused(make_run: MakeRun) -> None:

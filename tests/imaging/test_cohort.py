@@ -59,8 +59,20 @@ def whats(found: Inspection) -> list[str]:
         {f"case{n}/t2.nii.gz": f"case{n}/prostate.nii.gz" for n in (1, 2, 3)},
         {f"T2/{name}.nii.gz": f"readings/drawn by hand/{name}.nii" for name in ("Meier", "Kovacs", "Rossi")},
         {"one.nii.gz": "something else altogether.nii.gz"},
+        {f"T2/{name}/image.nii.gz": f"drawn/{name}/mask.nii.gz" for name in ("anna", "berta")},
+        {"T2/image.nii.gz": "radiologist/mask.nii.gz"},
     ],
-    ids=["decathlon", "nnU-Net", "suffix", "folder a case", "folder a case, own names", "two trees", "geometry alone"],
+    ids=[
+        "decathlon",
+        "nnU-Net",
+        "suffix",
+        "folder a case",
+        "folder a case, own names",
+        "two trees",
+        "geometry alone",
+        "folder a case in two trees",
+        "one patient's",
+    ],
 )
 def test_all_on_one_grid_are_paired_by_name_and_folder(tmp_path: Path, layout: dict[str, str]) -> None:
     for seed, (image, label) in enumerate(layout.items()):
@@ -112,6 +124,9 @@ def test_a_mask_on_another_grid_says_in_what(tmp_path: Path, affine: Any, shape:
         ("patient001.nii.gz", "patient003_seg.nii.gz"),
         ("north/patient001.nii.gz", "south/patient003_seg.nii.gz"),
         ("case1/image.nii.gz", "case2/label.nii.gz"),
+        ("case-0000/image.nii.gz", "case-0001/mask.nii.gz"),
+        ("case-0000.nii.gz", "case-0001_seg.nii.gz"),
+        ("anna/image.nii.gz", "berta/mask.nii.gz"),
     ],
 )
 def test_a_mask_is_never_given_to_another_patient(tmp_path: Path, image: str, label: str) -> None:

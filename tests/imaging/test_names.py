@@ -40,6 +40,7 @@ def test_the_patient_of_a_path(names: list[str], expected: list[str]) -> None:
 def test_words_leave_out_what_says_only_image_or_mask() -> None:
     assert words("patient001_frame01_gt") == ("patient1", "frame1")
     assert words("case_017_0000") == ("case", "17")
+    assert words("case-0000") == ("case", "0")
     assert words("image") == words("label") == words("imagesTr") == ()
     assert stem("a.b.nii.gz") == stem("a.b.nii") == "a.b"
 

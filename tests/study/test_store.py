@@ -192,13 +192,20 @@ def test_a_damaged_shard_is_named_and_asked_again(
     if fault != "missing":
         chunks[1].write_bytes(left[fault])
     with pytest.raises(
-        InputError, match=r"north/round-000: \w+ of shard 1 of site north is damaged; collect again: only this"
+        InputError, match=r"north/round-000/\w+: \w+ of shard 1 of site north is damaged; collect again: only this"
     ):
         store.read("north", 1, DEFAULT)
     assert list(store.missing("north", 3, DEFAULT)) == [1]
     assert equal(store.read("north", 2, DEFAULT), numbered(2))
+    broken = chunks[1].read_bytes() if fault != "missing" else b""
+    chunks[1].write_bytes(whole)
+    assert not store.missing("north", 3, DEFAULT), "the file was put back"
+    chunks[1].write_bytes(broken)
+    with pytest.raises(InputError, match="is damaged"):
+        store.read("north", 1, DEFAULT)
     store.write(numbered(1), card, DEFAULT)
     assert equal(store.read("north", 1, DEFAULT), numbered(1))
+    assert not store.missing("north", 3, DEFAULT)
 
 
 @pytest.mark.parametrize("name", ["zarr.json", "checksum/zarr.json"])

@@ -59,6 +59,7 @@ def answer_command(
 
 def _opened(place: Path, out: Path | None) -> tuple[Study, Path]:
     """The study and its run folder, which is made for a study.toml."""
+    from client.fill import check_rounds
     from imaging.errors import InputError
     from study.plan import read_study
     from study.run import create_or_resume, make_folder, read_study_of
@@ -68,6 +69,7 @@ def _opened(place: Path, out: Path | None) -> tuple[Study, Path]:
     if place.is_dir():
         return read_study_of(place), place
     study = read_study(place)
+    check_rounds(study)
     folder = out or Path("runs") / study.name
     make_folder(folder)
     return create_or_resume(folder, study).study, folder

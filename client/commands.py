@@ -138,7 +138,8 @@ def _print(rows: list[Row]) -> None:
 
     sites = list(dict.fromkeys(row.site for row in rows))
     table = Table("network", *(f"at {site}" for site in sites), title=f"Dice on each site's {rows[0].split} patients")
-    cells = {(row.network, row.site): f"{np.mean(row.dice):.3f} ± {np.std(row.dice):.3f}" for row in rows}
+    spread = {id(row): f" ± {np.std(row.dice, ddof=1):.3f}" if len(row.dice) > 1 else "" for row in rows}
+    cells = {(row.network, row.site): f"{np.mean(row.dice):.3f}{spread[id(row)]}" for row in rows}
     for network in dict.fromkeys(row.network for row in rows):
         table.add_row(network, *(cells[network, site] for site in sites))
     Console().print(table)

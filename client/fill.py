@@ -20,6 +20,13 @@ from study.run import Run
 from study.wire import Card
 
 
+def check_rounds(study: Study) -> None:
+    """InputError where the study waits for teachers that train on."""
+    if study.answers.rounds > 1:
+        what = "`answers.rounds` is for teachers that train on between the rounds; this one came ready"
+        raise InputError(what, where=f"study `{study.name}`", fix="set it to 1")
+
+
 def fill(
     study: Study,
     run_folder: Path,
@@ -33,9 +40,7 @@ def fill(
     whole in the store, so a fill that was stopped goes on.
     Raises: InputError when another teacher answers for that site, or an answer is not what was asked.
     """
-    if study.answers.rounds > 1:
-        what = "`answers.rounds` is for teachers that train on between the rounds; this one came ready"
-        raise InputError(what, where=f"study `{study.name}`", fix="set it to 1")
+    check_rounds(study)
     run, site, asked = Run(run_folder), teacher.site, shards(study, slices)
     lock = Lock(run_folder / "store" / f".{site}.lock")
     if not lock.take(wait=False):

@@ -194,11 +194,14 @@ def ranks(trainings: Trainings, *, seed: int = 0, draws: int = 2000) -> dict[str
     """Each training's rank by mean Dice, and in what share of bootstrap draws it is first.
 
     Drawn are runs, since another training may rank otherwise, and then the patients of each. All trainings are judged
-    on the same draws. Ranks of equals are their mean.
+    on the same draws. Ranks of equals are their mean. One run of one patient a site has its ranks alone: there is
+    nothing to draw.
     """
     means = np.array([_drawn(trainings, label, seed=seed, draws=draws) for label in trainings.labels])
     order = rankdata(-means, axis=0)
     now = rankdata([-float(np.mean(trainings.figures(label, "dice"))) for label in trainings.labels])
+    if len(trainings.runs) < 2 and max(np.bincount(trainings.strata()), default=0) < 2:
+        return {label: {"rank": float(rank)} for label, rank in zip(trainings.labels, now, strict=True)}
     return {
         label: {
             "rank": float(now[n]),

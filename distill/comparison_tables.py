@@ -146,7 +146,8 @@ EXPLAINED = (
 def _ranks(standing: dict[str, dict[str, float]]) -> str:
     lines = ["| training | rank | 95 % of draws | first in |", "|---|---|---|---|"]
     for label, one in sorted(standing.items(), key=lambda item: item[1]["rank"]):
-        lines.append(f"| {label} | {one['rank']:g} | {one['lowest']:g} to {one['highest']:g} | {one['first']:.0%} |")
+        drawn = f"{one['lowest']:g} to {one['highest']:g} | {one['first']:.0%}" if "first" in one else "– | –"
+        lines.append(f"| {label} | {one['rank']:g} | {drawn} |")
     return "\n".join(lines) + "\n\nRanks by mean Dice; draws are of runs and of each one's patients, with replacement."
 
 

@@ -52,7 +52,9 @@ class OnnxNetwork(Network):
         self.classes = tried.shape[1]
         if classes and self.classes != classes:
             what = f"the model tells {self.classes} classes, the study has {classes}, the background included"
-            raise InputError(what, where=path, fix="use a model of the study's classes, a channel each")
+            last = "export it with the classes in the second place: (N, classes, H, W)"
+            fix = last if tried.shape[-1] == classes else "use a model of the study's classes, a channel each"
+            raise InputError(what, where=path, fix=fix)
         runner.gives = gives(tried)
 
     @property

@@ -106,7 +106,8 @@ def _inspected(study: Study, index: int, source: Source, run_folder: Path) -> In
     folder = lead_folder(index, source, run_folder)
     if not folder.is_dir():
         phantom = isinstance(source, PhantomSource)
-        fix = "`preceptor simulate` writes the phantoms" if phantom else "mend `student.sources` in the study"
+        writes = f"`preceptor simulate STUDY.toml --out {run_folder} --until scans` writes the phantoms"
+        fix = writes if phantom else "mend `student.sources` in the study"
         raise InputError("the student's scans are missing", where=folder, fix=fix)
     inspection = inspect(folder, classes=study.classes)
     usable = [case for case in inspection.cases if case.modality in ("", study.task.modality)]

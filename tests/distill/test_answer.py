@@ -116,6 +116,11 @@ def test_a_study_file_becomes_a_run(run: MadeRun, tmp_path: Path) -> None:
         answer(run, f"north={onnx_file(run)}", place=[file, "--out", folder])
     assert Run(folder).study == run.study
     assert [event["shard"] for event in Run(folder).events("collected")] == [0, 1, 2]
+    study = run.study.model_dump(mode="json", exclude_none=True)
+    file.write_text(tomli_w.dumps(study | {"answers": study["answers"] | {"rounds": 2}}))
+    with pytest.raises(InputError, match="this one came ready; set it to 1"):
+        answer(run, f"north={onnx_file(run)}", place=[file, "--out", tmp_path / "rounds"])
+    assert not (tmp_path / "rounds").exists()
     with pytest.raises(InputError, match="beside a run's folder"):
         answer(run, f"north={onnx_file(run)}", place=[run.folder, "--out", folder])
 

@@ -121,6 +121,8 @@ def test_ranks_are_as_firm_as_the_data() -> None:
     firm = ranks(made({"low": 0.0, "high": 0.2}))
     assert (firm["high"]["rank"], firm["high"]["first"]) == (1.0, 1.0)
     assert firm["low"] == {"rank": 2.0, "lowest": 2.0, "highest": 2.0, "first": 0.0}
+    single = made({"low": 0.0, "high": 0.2}, runs=1, patients=1)
+    assert ranks(single) == {"low": {"rank": 2.0}, "high": {"rank": 1.0}}
     loose = ranks(made({"one": 0.0, "two": 0.0}, noise=0.2))
     assert 0.02 < loose["one"]["first"] < 0.98
 

@@ -94,7 +94,7 @@ def test_weights_in_a_file_beside_it_are_read_and_hashed(tmp_path: Path) -> None
         (Tiny(channels=3), {"shape": (2, 3, *SIZE)}, r"takes \(free, 3, free, free\) of float.*one channel"),
         (Tiny(2), {}, "tells 2 classes, the study has 3, the background included"),
         (Tiny(1), {}, r"gives \(2, 1, 16, 24\) for two slices.*a channel for each class"),
-        (Tiny(after=Last()), {}, "tells 16 classes, the study has 3"),
+        (Tiny(after=Last()), {}, "tells 16 classes, the study has 3, .* in the second place"),
         (Tiny(after=ArgMax()), {}, "of int64, not logits.*without its last step"),
         (Tiny(after=Twice()), {}, r"has 2 outputs \(out, aux\), not one; export it with one output alone"),
         (Tiny(after=Nan()), {}, "gives NaN or infinity for noise"),

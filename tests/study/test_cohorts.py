@@ -116,7 +116,8 @@ def test_phantoms_are_read_from_the_run_folder(study: Study, content: dict[str, 
     content["student"]["sources"] = [{"phantom": "promise12", "cases": 3, "masks": 1}]
     study = Study.model_validate(content)
     with pytest.raises(
-        InputError, match=r"lead/0-promise12: the student's scans are missing; `preceptor simulate` writes"
+        InputError,
+        match=r"lead/0-promise12: the student's scans are missing; `preceptor simulate .* --until scans` writes",
     ):
         lead_inspection(study, run_folder)
     write_scans(run_folder / "lead" / "0-promise12", 3)

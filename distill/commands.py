@@ -110,6 +110,10 @@ def distill_command(
             if fabric.is_global_zero:
                 typer.echo(json.dumps({"waits": str(wait)}) if as_json else str(wait), err=not as_json)
             raise typer.Exit(0) from None
+        except KeyboardInterrupt:
+            if fabric.is_global_zero:
+                typer.echo("Stopped. The same command goes on at the last checkpoint.", err=True)
+            raise
     if as_json and fabric.is_global_zero:
         typer.echo(card.model_dump_json(indent=2))
     elif fabric.is_global_zero:

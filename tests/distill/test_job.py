@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
+from typer.testing import CliRunner
 
 import models
 from distill import schemes
@@ -30,6 +31,7 @@ from distill.weights import teacher_losses
 from imaging.errors import InputError
 from imaging.lock import Lock
 from models.contents import CONTENTS
+from preceptor import app
 from study.envelope import digest
 from study.run import events
 from study.start import arrays_of, first_student
@@ -261,6 +263,17 @@ def test_a_variant_hears_fewer_teachers_and_learns_from_fewer_masks(make_run: Ma
         distill_command(run.folder, variant="mone", scheme=None, seed=None, settings=None, label=None, track=None)
     with pytest.raises(InputError, match="no training slice has a mask"):
         run_job(run.changed(masks=0), run.folder, "supervised")
+
+
+def test_who_stops_it_is_told_how_it_goes_on(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    run = make_run(2)
+    monkeypatch.setattr("distill.job.fit", stopped)
+    answer = CliRunner().invoke(app, ["distill", str(run.folder), "--scheme", "supervised"])
+    assert answer.exit_code == 130
+    assert "Stopped. The same command goes on at the last checkpoint." in answer.output
 
 
 @pytest.mark.parametrize("label", ["answers-cache", "pooled", "local", "fedavg"])

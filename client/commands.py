@@ -132,14 +132,14 @@ def evaluate_command(
 
 def _print(rows: list[Row]) -> None:
     """A line a network, a column a site: mean Dice over cases ± their standard deviation."""
-    import numpy as np
     from rich.console import Console
     from rich.table import Table
 
+    from study.spread import mean_sd
+
     sites = list(dict.fromkeys(row.site for row in rows))
     table = Table("network", *(f"at {site}" for site in sites), title=f"Dice on each site's {rows[0].split} patients")
-    spread = {id(row): f" ± {np.std(row.dice, ddof=1):.3f}" if len(row.dice) > 1 else "" for row in rows}
-    cells = {(row.network, row.site): f"{np.mean(row.dice):.3f}{spread[id(row)]}" for row in rows}
+    cells = {(row.network, row.site): mean_sd(row.dice, 3) for row in rows}
     for network in dict.fromkeys(row.network for row in rows):
         table.add_row(network, *(cells[network, site] for site in sites))
     Console().print(table)

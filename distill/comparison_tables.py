@@ -15,6 +15,7 @@ from distill.report_tables import SHOWN, of_how_many
 from imaging.atomic import write_text
 from study.plan import PhantomSource
 from study.run import MIXTURE, read_study_of
+from study.spread import mean_sd
 
 
 def markdown(trainings: Trainings, reference: str) -> str:
@@ -92,7 +93,7 @@ def _figures(trainings: Trainings, *, teachers: bool) -> str:
         dice, hd95, voe = (run_figures(runs, metric) for metric in SHOWN)
         count = of_how_many([cases for by_site in runs for cases in by_site.values()])
         far = f"{np.mean(dice - run_figures(mark, 'dice')):+.3f}" if mark else "–"
-        lines.append(f"| {name} | {_spread(dice, 3)} | {far} | {_spread(hd95, 1)}{count} | {_spread(voe, 3)} |")
+        lines.append(f"| {name} | {mean_sd(dice, 3)} | {far} | {mean_sd(hd95, 1)}{count} | {mean_sd(voe, 3)} |")
     told = "`To all teachers`: the distance to the mean of their probabilities. " if mark else ""
     return "\n".join(lines) + f"\n\nMean over sites, ± standard deviation over runs. {told}".rstrip()
 
@@ -124,7 +125,7 @@ def _by_network(trainings: Trainings) -> str:
 
 
 def _dice_voe(runs: ByRun) -> str:
-    return f"{_spread(run_figures(runs, 'dice'), 3)} / {_spread(run_figures(runs, 'voe'), 3)}"
+    return f"{mean_sd(run_figures(runs, 'dice'), 3)} / {mean_sd(run_figures(runs, 'voe'), 3)}"
 
 
 def _differences(found: Sequence[Difference], reference: str) -> str:
@@ -149,14 +150,6 @@ def _ranks(standing: dict[str, dict[str, float]]) -> str:
         drawn = f"{one['lowest']:g} to {one['highest']:g} | {one['first']:.0%}" if "first" in one else "– | –"
         lines.append(f"| {label} | {one['rank']:g} | {drawn} |")
     return "\n".join(lines) + "\n\nRanks by mean Dice; draws are of runs and of each one's patients, with replacement."
-
-
-def _spread(values: Any, digits: int) -> str:
-    known = values[np.isfinite(values)]
-    if not len(known):
-        return "–"
-    spread = f" ± {known.std(ddof=1):.{digits}f}" if len(known) > 1 else ""
-    return f"{known.mean():.{digits}f}{spread}"
 
 
 def _interval(ends: tuple[float, float] | None) -> str:

@@ -30,8 +30,9 @@ def begin(study: Study, answers: Path, folder: Path) -> None:
             _check(folder / name, target)  # before study.json is written anew
         create_or_resume(folder, study)
         for name, target in links.items():
-            if not (folder / name).is_symlink():
-                (folder / name).symlink_to(target, target_is_directory=True)
+            path = folder / name
+            if not _there(path):
+                path.symlink_to(target, target_is_directory=True)
 
 
 def find_store(answers: Path) -> Path:
@@ -45,6 +46,11 @@ def find_store(answers: Path) -> Path:
 
 def _check(path: Path, target: Path) -> None:
     """InputError where `path` is there, and is not `target`."""
-    if (path.is_symlink() or path.exists()) and path.resolve() != target:
+    if _there(path) and path.resolve() != target:
         fix = "choose another folder with `--out`"
         raise InputError(f"has another `{path.name}` than {target}", where=path.parent, fix=fix)
+
+
+def _there(path: Path) -> bool:
+    """Whether anything is at `path`, a link to nothing too."""
+    return path.is_symlink() or path.exists()

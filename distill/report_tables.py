@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from study.spread import mean_sd
 from study.wire import CaseMetrics, Metric
 
 SHOWN: tuple[Metric, ...] = ("dice", "hd95", "voe")
@@ -32,8 +33,8 @@ def cell(cases: Sequence[CaseMetrics]) -> Cell:
     if not cases:
         return Cell("–", "–", "–", 0.0)
     dice = values(cases, "dice")
-    hd95 = _millimetres(_spread(values(cases, "hd95"), 1)) + of_how_many([cases])
-    return Cell(_spread(dice, 3), hd95, _spread(values(cases, "voe"), 3), _shade(dice))
+    hd95 = _millimetres(mean_sd(values(cases, "hd95"), 1)) + of_how_many([cases])
+    return Cell(mean_sd(dice, 3), hd95, mean_sd(values(cases, "voe"), 3), _shade(dice))
 
 
 def pooled(sites: Sequence[Sequence[CaseMetrics]]) -> Cell:
@@ -77,14 +78,6 @@ def _class_dice(cases: Sequence[CaseMetrics], name: str) -> float:
 def _text(means: Sequence[float]) -> str:
     defined = [m for m in means if np.isfinite(m)]
     return f"{np.mean(defined):.3f}" if defined else "–"
-
-
-def _spread(found: Sequence[float], digits: int) -> str:
-    """Mean ± standard deviation; one figure has no spread."""
-    if not found:
-        return "–"
-    spread = f" ± {np.std(found, ddof=1):.{digits}f}" if len(found) > 1 else ""
-    return f"{np.mean(found):.{digits}f}{spread}"
 
 
 def _millimetres(distance: str) -> str:

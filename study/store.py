@@ -97,7 +97,7 @@ class AnswerStore:
 
     def damaged(self, site: str, content: str) -> list[int]:
         """Numbers of the shards that were found damaged, counting up; one that is whole again is none."""
-        marks = sorted(self._path(site, content).glob(f"{DAMAGED}/*"), key=lambda mark: int(mark.name))
+        marks = sorted(self._path(site, content).glob(f"{DAMAGED}/[0-9]*"), key=lambda mark: int(mark.name))
         for mark in marks:
             if self._whole(site, content, int(mark.name)) is not None:
                 mark.unlink(missing_ok=True)

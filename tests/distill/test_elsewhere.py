@@ -65,6 +65,12 @@ def test_another_student_learns_from_the_same_answers(run: MadeRun, tmp_path: Pa
     assert card.teachers == ["north", "east", "south"]
 
 
+def test_the_run_that_collected_is_a_folder_for_its_own_answers(run: MadeRun) -> None:
+    card = distil(study_file(run), run.folder, run.folder)
+    assert card.teachers == ["north", "east", "south"]
+    assert not (run.folder / "store").is_symlink()
+
+
 def test_a_site_that_was_left_out_there_is_left_out_here(run: MadeRun, tmp_path: Path) -> None:
     shutil.rmtree(run.folder / "store" / "east")
     run.answer("east", [0])

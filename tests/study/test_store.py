@@ -195,6 +195,8 @@ def test_a_damaged_shard_is_named_and_asked_again(
         InputError, match=r"north/round-000/\w+: \w+ of shard 1 of site north is damaged; collect again: only this"
     ):
         store.read("north", 1, DEFAULT)
+    marks = next((store.folder / "north" / "round-000").glob("*/damaged"))
+    (marks / ".DS_Store").touch()  # as a file manager leaves behind
     assert list(store.missing("north", 3, DEFAULT)) == [1]
     assert equal(store.read("north", 2, DEFAULT), numbered(2))
     broken = chunks[1].read_bytes() if fault != "missing" else b""

@@ -98,9 +98,12 @@ def distill_command(
     track = track if fabric.is_global_zero else None
     own = study.distill.of(scheme).model_dump(exclude={"compare", "variants"})
     own |= {"network": study.student.model, "seed": study.seed if seed is None else seed}
+    trained = False
     with led(fabric), shown(Console(stderr=True), name) as show, tracked(track, run, name, own) as follow:
 
         def progress(done: Progress) -> None:
+            nonlocal trained
+            trained = True
             show(done)
             follow(done)
 
@@ -114,9 +117,19 @@ def distill_command(
             if fabric.is_global_zero:
                 typer.echo("Stopped. The same command goes on at the last checkpoint.", err=True)
             raise
-    if as_json and fabric.is_global_zero:
+    if fabric.is_global_zero:
+        _tell(card, trained=trained, as_json=as_json)
+
+
+def _tell(card: StudentCard, *, trained: bool, as_json: bool) -> None:
+    """The card of a finished student; whether there was anything to do goes to the error stream."""
+    from rich.console import Console
+
+    if not trained:
+        typer.echo("It was finished before: nothing was trained.", err=True)
+    if as_json:
         typer.echo(card.model_dump_json(indent=2))
-    elif fabric.is_global_zero:
+    else:
         Console().print(card_table(card))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata, t, wilcoxon
 
-from distill.records import crossed, evaluations
+from distill.records import crossed, distilled, evaluations
 from distill.report_tables import mean_over_sites
 from imaging.errors import InputError
 from study.run import MIXTURE, read_study_of
@@ -24,6 +24,7 @@ Values = NDArray[np.float64]
 DRAWS = 10_000
 """Bootstrap draws."""
 ALPHA = 0.05
+EVALUATE = "`preceptor simulate STUDY --out RUN` has the sites evaluate what they have not yet"
 NAMES = {"val": "validation", "test": "test"}
 
 
@@ -47,7 +48,7 @@ class Trainings:
     teachers: Mapping[str, ByRun] = field(default_factory=dict)
     """The same of each teacher, and of all together, where a simulation has evaluated them at every site."""
     missing: tuple[str, ...] = ()
-    """Students of the study that are not compared, since they were not evaluated at every site of every run."""
+    """Students of the study, or of a run, that are left out: not every site of every run has evaluated them."""
 
     @classmethod
     def read(cls, runs: Sequence[Path], split: Split = "test", labels: Sequence[str] | None = None) -> Trainings:
@@ -62,25 +63,25 @@ class Trainings:
         shared = set.intersection(*whole) if whole else set()
         if missing := [label for label in labels or () if label not in shared]:
             what = f"`{missing[0]}` was not evaluated at every site of every run"
-            raise InputError(what, where=runs[0], fix=f"evaluated everywhere: {', '.join(sorted(shared)) or 'none'}")
+            fix = f"{EVALUATE} (evaluated everywhere: {', '.join(sorted(shared)) or 'none'})"
+            raise InputError(what, where=runs[0], fix=fix)
         if not shared:
-            raise InputError(
-                "no student was evaluated at every site", where=runs[0], fix="`preceptor simulate` does it"
-            )
+            raise InputError("no student was evaluated at every site", where=runs[0], fix=EVALUATE)
         for replies in found:
             for site, reply in replies[next(iter(shared))].items():
                 if not getattr(reply, split):
                     what = f"no {NAMES[split]} patient was evaluated at {site}"
                     raise InputError(what, where=runs[0], fix="compare the others' by `--split`")
         _check_patients(runs, found, shared)
-        planned = read_study_of(runs[0]).distill.students
-        chosen = tuple(labels or _in_order(shared, planned[1:]))
+        study = read_study_of(runs[0]).distill
+        chosen = tuple(labels or _in_order(shared, study.students[1:]))
         cases = {
             label: [{site: getattr(replies[label][site], split) for site in sorted(sites)} for replies in found]
             for label in chosen
         }
         teachers = _teachers(runs, sites) if split == "test" else {}
-        absent = () if labels else tuple(label for label in planned if label not in shared)
+        made = _in_order({label for run in runs for label in distilled(run)} | set(study.students), study.students)
+        absent = () if labels else tuple(label for label in made if label not in shared)
         return cls(tuple(runs), chosen, cases, teachers, absent)
 
     @cached_property

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from distill import report_figures as figures
-from distill.comparison import ByRun, Difference, Trainings, differences, ranks, run_figures
+from distill.comparison import EVALUATE, ByRun, Difference, Trainings, differences, ranks, run_figures
 from distill.report_tables import SHOWN, of_how_many
 from imaging.atomic import write_text
 from study.plan import PhantomSource
@@ -74,11 +74,10 @@ def write(trainings: Trainings, reference: str, folder: Path) -> Path:
 def _head(trainings: Trainings) -> str:
     study = read_study_of(trainings.runs[0])
     made_up = any(isinstance(site.source, PhantomSource) for site in study.sites)
-    absent = (
-        f" Not evaluated in every run, and so left out: {', '.join(trainings.missing)}." if trainings.missing else ""
-    )
+    missing, runs = ", ".join(trainings.missing), len(trainings.runs)
+    absent = f" Not evaluated in every run, and so left out: {missing}; {EVALUATE}." if missing else ""
     return (
-        f"**{study.name}**{', phantoms (synthetic scans)' if made_up else ''}: {len(trainings.runs)} runs, "
+        f"**{study.name}**{', phantoms (synthetic scans)' if made_up else ''}: {runs} run{'s' * (runs > 1)}, "
         f"{len(trainings.strata())} evaluations at {len(study.sites)} sites in all (a real patient can come in several "
         f"runs), student {' and '.join(dict.fromkeys(trainings.networks.values()))}.{absent}"
     )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
 
@@ -90,7 +89,8 @@ def _files(folder: Path, graph: ModelProto, card: StudentCard, study: Study, sli
     forms = {"ONNX": (graph, card.label), "int8": (quick, f"{card.label}-int8")}
     for form, (network, label) in forms.items():
         properties = exported.properties_of(card.model_copy(update={"label": label}))
-        onnx.save(with_normalisation(network, study.preprocess, properties), folder / FILES[form])
+        whole = with_normalisation(network, study.preprocess, properties)
+        (folder / FILES[form]).write_bytes(exported.sealed(whole.SerializeToString()))
     return {form: folder / FILES[form] for form in forms}
 
 

@@ -27,6 +27,11 @@ def evaluations(run: Path) -> dict[str, dict[str, EvaluateReply]]:
     return found
 
 
+def distilled(run: Path) -> list[str]:
+    """The labels of all finished students."""
+    return sorted(path.parent.name for path in run.glob("distill/[!.]*/student.json"))
+
+
 def cards_of(run: Path) -> list[Card]:
     """Every teacher's card."""
     return [record(path, Card) for path in sorted((run / "teachers").glob("*.json"))]

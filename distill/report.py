@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from numpy.typing import NDArray
 
 from distill import report_figures as figures
-from distill.records import cards_of, crossed, evaluations, phantoms_of, whole_json
+from distill.records import cards_of, crossed, distilled, evaluations, phantoms_of, whole_json
 from distill.report_cost import costs
 from distill.report_tables import Cell, cell, class_means, mean_over_sites, pooled
 from imaging.atomic import write_text
@@ -233,10 +233,9 @@ def _warnings(run: Path) -> list[str]:
 
 def _student_warnings(run: Path, shipped: str, cases: dict[str, dict[str, list[CaseMetrics]]]) -> list[str]:
     """Students without figures, and a shipped one that had better not be."""
-    distilled = sorted(path.parent.name for path in run.glob("distill/[!.]*/student.json"))
     lines = [
         f"Not evaluated at the sites yet, so without figures here: {label}. `preceptor simulate` on this run does it."
-        for label in distilled
+        for label in distilled(run)
         if label not in cases
     ]
     both = cases.get(shipped, {}).keys() & cases.get("supervised", {}).keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -19,24 +20,40 @@ from study.student import Leaflet
 INPUT, OUTPUT = "intensities", "logits"
 UNREADABLE = (runtime.Fail, runtime.InvalidArgument, runtime.InvalidGraph, runtime.InvalidProtobuf, runtime.NoSuchFile)
 ANEW = "export the student again with `preceptor export`"
+SEAL, UNSEALED = "file_sha256", "0" * 64
+"""A property of the file: SHA-256 of all its bytes while these zeros stand in its place."""
 
 
 def properties_of(leaflet: Leaflet) -> dict[str, str]:
     """The leaflet as an ONNX file's `metadata_props`: text as it is, all else as JSON."""
     values = leaflet.model_dump(mode="json", include=set(Leaflet.model_fields))
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+    return {**texts, SEAL: UNSEALED}
+
+
+def sealed(content: bytes) -> bytes:
+    """An ONNX file with `properties_of` a leaflet, and its checksum in its place."""
+    return _with_seal(content, UNSEALED, hashlib.sha256(content).hexdigest())
+
+
+def _with_seal(content: bytes, old: str, new: str) -> bytes:
+    """The properties stand at a file's end: the last place is meant."""
+    before, _, after = content.rpartition(old.encode())
+    return before + new.encode() + after
 
 
 def reader_of(file: Path, *, threads: int) -> Reader:
     """The student in that ONNX file.
 
-    Raises: InputError unless it is an ONNX file with a leaflet, whose network takes and gives what the leaflet says.
+    Raises: InputError unless it is an ONNX file with a leaflet, whole to the last bit, whose network takes and gives
+    what the leaflet says.
     """
     session = _session(file, threads)
     leaflet = _leaflet(session, file)
     plan, classes = Preprocess.model_validate(leaflet.preprocess), len(leaflet.classes)
     _check(session.get_inputs(), INPUT, (1, *plan.size), file)
     _check(session.get_outputs(), OUTPUT, (classes, *plan.size), file)
+    _check_seal(session.get_modelmeta().custom_metadata_map.get(SEAL, UNSEALED), file)
 
     def logits(sampled: Sampled) -> NDArray[np.float32]:
         images = sampled.intensities[:, None]
@@ -73,6 +90,13 @@ def _leaflet(session: onnxruntime.InferenceSession, file: Path) -> Leaflet:
         what = f"is no student that `preceptor export` wrote: its metadata {why}"
         raise InputError(what, where=file, fix=ANEW) from error
     return leaflet
+
+
+def _check_seal(seal: str, file: Path) -> None:
+    """InputError where the file is not what was sealed: a network of other weights would still give masks."""
+    if hashlib.sha256(_with_seal(file.read_bytes(), seal, UNSEALED)).hexdigest() != seal:
+        fix = f"copy it again, or {ANEW}"
+        raise InputError("was changed or damaged after its export: its checksum differs", where=file, fix=fix)
 
 
 def _check(tensors: list[onnxruntime.NodeArg], name: str, shape: tuple[int, ...], file: Path) -> None:

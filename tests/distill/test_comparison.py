@@ -163,10 +163,11 @@ def test_a_student_who_found_nothing_has_no_distance(run: Path, tmp_path: Path) 
     assert told["figures"]["amtkd"]["hd95"] == [None]
 
 
-def test_a_student_that_was_not_trained_in_every_run_is_named(run: Path) -> None:
-    assert "Not evaluated in every run, and so left out: mono-teacher, uniform." in markdown(
-        Trainings.read([run]), "supervised"
-    )
+def test_students_that_were_not_trained_or_evaluated_in_every_run_are_named(run: Path) -> None:
+    shutil.copytree(run / "distill" / "amtkd", run / "distill" / "later")
+    page = markdown(Trainings.read([run]), "supervised")
+    assert "Not evaluated in every run, and so left out: mono-teacher, uniform, later; `preceptor simulate" in page
+    assert ": 1 run, " in page
 
 
 def test_patients_that_changed_between_two_evaluations_are_not_paired(run: Path) -> None:
@@ -193,7 +194,7 @@ def test_a_teacher_stands_beside_the_student_it_alone_has_taught(run: Path) -> N
     [
         (
             ["--label", "kd"],
-            "`kd` was not evaluated at every site of every run; evaluated everywhere: amtkd",
+            "has the sites evaluate what they have not yet (evaluated everywhere: amtkd, supervised)",
         ),
         (["--reference", "kd"], "`kd` was not evaluated at every site of every run; name one of"),
         (["--split", "val"], "no validation patient"),

@@ -56,6 +56,7 @@ def test_the_student_is_the_one_of_the_run_that_collected(run: MadeRun, tmp_path
     assert sorted(path.name for path in run.folder.iterdir()) == before
     again = CliRunner().invoke(app, ["distill", str(tmp_path / "out"), "--json"])
     assert StudentCard.model_validate_json(again.stdout) == card, "the new folder is a run folder"
+    assert "It was finished before: nothing was trained." in again.stderr
 
 
 def test_another_student_learns_from_the_same_answers(run: MadeRun, tmp_path: Path) -> None:

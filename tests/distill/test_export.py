@@ -141,6 +141,16 @@ def test_a_foreign_file_is_refused(
         open_student(tmp_path / "spoilt.onnx", threads=1)
 
 
+def test_a_flipped_bit_is_noticed(exported: tuple[MadeRun, Path, Path], tmp_path: Path) -> None:
+    model = onnx.load(exported[2] / "student.onnx")
+    weights = max((one.raw_data for one in model.graph.initializer), key=len)
+    content = bytearray((exported[2] / "student.onnx").read_bytes())
+    content[content.index(weights) + 3] ^= 1
+    (tmp_path / "student.onnx").write_bytes(content)
+    with pytest.raises(InputError, match="was changed or damaged after its export: its checksum differs; copy it"):
+        open_student(tmp_path / "student.onnx", threads=1)
+
+
 @pytest.mark.parametrize("content", [b"", b"no network", None])
 def test_what_is_no_network_is_told(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:

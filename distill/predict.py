@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from imaging.cohort import Case, inspect
 from imaging.errors import InputError
 from imaging.mask_files import write_mask
-from imaging.nifti import head_of, is_nifti, read_nifti
+from imaging.nifti import Nifti, head_of, is_nifti, read_nifti
 from imaging.preprocess import Preprocess
 from imaging.sheet import picture_of, write_sheet
 from imaging.volume import Volume, reorient
@@ -40,6 +40,11 @@ class Prediction:
     def maker(self) -> str:
         """Who made it, for a DICOM SEG and the picture's title."""
         return f"{self.leaflet.study}: {self.leaflet.label}"
+
+    @property
+    def oriented(self) -> bool:
+        """Whether the scan says how it lies in the patient, or that was guessed."""
+        return not isinstance(self.case.image, Nifti) or self.case.image.oriented
 
     @property
     def volumes_ml(self) -> dict[str, float]:

@@ -8,6 +8,11 @@ from typing import Annotated
 
 import typer
 
+UNORIENTED = (
+    "the header does not say how the scan lies in the patient (neither sform nor qform): slices were taken for axial, "
+    "rows for running to the left, columns to the front; if they do not, the mask is not to be trusted"
+)
+
 
 def predict_command(
     scan: Annotated[Path, typer.Argument(help="A NIfTI file, a DICOM file, or a folder with one DICOM series.")],
@@ -43,7 +48,9 @@ def predict_command(
     write(found, out, picture)
     if as_json:
         note = {"mask": str(out), "preview": str(picture), "volumes_ml": found.volumes_ml, "seconds": found.seconds}
-        typer.echo(json.dumps(note, indent=1))
+        typer.echo(json.dumps({**note, "oriented": found.oriented}, indent=1))
         return
+    if not found.oriented:
+        typer.echo(f"{scan}: {UNORIENTED}", err=True)
     volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in found.volumes_ml.items())
     typer.echo(f"{out}: {volumes} in {len(found.labels)} slices, {found.seconds:.1f} s; look at {picture}")

@@ -38,6 +38,8 @@ class Nifti:
     path: Path
     grid: Volume = field(compare=False, repr=False)
     is_mask: bool
+    oriented: bool = True
+    """Whether the header says how the voxels lie in the patient; if not, nibabel's guess stands."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -99,9 +101,10 @@ def read_nifti(path: Path, *, most_labels: int = MOST_LABELS) -> tuple[Nifti, tu
         affine[:3] *= MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
         if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-9:
             raise _sizeless(path)
+        oriented = bool(image.header["sform_code"] or image.header["qform_code"])
         values = _label_values(image, most_labels)
     grid = blank(shape[::-1], affine[:, [2, 1, 0, 3]], "" if values is None else "SEG")
-    return Nifti(path, grid, values is not None), values or ()
+    return Nifti(path, grid, values is not None, oriented), values or ()
 
 
 def _label_values(image: Any, most: int) -> tuple[int, ...] | None:

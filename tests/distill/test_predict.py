@@ -79,6 +79,22 @@ def test_the_command_writes_mask_and_picture(
     assert found.shape == nib.Nifti1Image.from_filename(path).shape
 
 
+def test_a_scan_that_does_not_say_how_it_lies_is_told(
+    student: MakeStudent, scan: Volume, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = nifti(tmp_path / "scan.nii.gz", scan)
+    for codes, told in ((1, False), (0, True)):
+        image = nib.Nifti1Image.from_filename(path)
+        image.set_sform(image.affine, codes)
+        image.set_qform(image.affine, codes)
+        nib.save(image, tmp_path / "s.nii.gz")
+        words = ["predict", str(tmp_path / "s.nii.gz"), "-o", str(tmp_path / "m.nii.gz"), "--student", str(student())]
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert not ended.value.code
+        assert ("neither sform nor qform" in capsys.readouterr().err) is told
+
+
 def test_a_dicom_series_gets_a_seg(student: MakeStudent, tmp_path: Path) -> None:
     case = make("promise12", seed=0, index=0)
     write_dicom(tmp_path / "case", case.image, case.mask, organ="prostate", note=case.note, tags=case.tags)

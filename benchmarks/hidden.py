@@ -22,6 +22,7 @@ from torch import nn
 
 from distill.answered import open_rounds
 from distill.batches import plain, proven
+from distill.job import with_fewer_masks
 from distill.schemes.base import Needs, teachers_of
 from distill.sources import Teachers
 from distill.weights import LAWS, mixture
@@ -58,9 +59,15 @@ def hidden(slices: SliceCache, whole: SliceCache) -> Iterator[tuple[Ids, NDArray
 def guesses(study: Study, run: Path, slices: SliceCache, students: list[str]) -> Mapping[str, Guess]:
     """What is compared, by name."""
     train = lead_split(study, slices)["train"]
-    answers = proven(slices, open_rounds(study, run, slices, train, Needs())[-1], train)
+    stored = open_rounds(study, run, slices, train, Needs())[-1]
+    slices = with_fewer_masks(study, slices, train)
+    answers = proven(slices, stored, train)
     teachers = {f"teacher {site}": partial(of_teacher, answers, n) for n, site in enumerate(answers.sites)}
-    mixtures = {f"mixture, {law}": partial(of_mixture, slices, answers, law) for law in LAWS if law != "fixed"}
+    mixtures = {
+        f"mixture, {law}": partial(of_mixture, slices, answers, law, study.distill.weights)
+        for law in LAWS
+        if law != "fixed"
+    }
     networks = {f"student {label}": load_student(run / "distill" / label)[1] for label in students}
     return teachers | mixtures | {name: partial(of_student, slices, network) for name, network in networks.items()}
 
@@ -70,11 +77,11 @@ def of_teacher(answers: Teachers, number: int, ids: Ids) -> NDArray[np.int64]:
     return answers.answers(ids).logits[:, number].argmax(1).numpy()
 
 
-def of_mixture(slices: SliceCache, answers: Teachers, law: Law, ids: Ids) -> NDArray[np.int64]:
+def of_mixture(slices: SliceCache, answers: Teachers, law: Law, plan: Weights, ids: Ids) -> NDArray[np.int64]:
     """The most likely class by all stored answers, weighted as in training."""
     batch = plain(slices, answers, ids)
     teachers = teachers_of(batch)
-    weights = LAWS[law](teachers, batch.masks, batch.labelled, Weights())
+    weights = LAWS[law](teachers, batch.masks, batch.labelled, plan)
     return mixture(teachers.logits.float().softmax(2), weights).argmax(1).numpy()
 
 

@@ -179,8 +179,7 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived(seed, "adapt"))
             learner.adapt(plain(slices, rounds[0], train[:1]))
-    if study.distill.masks is not None:  # only now: who is asked about what depends on the masks there are
-        slices = slices.hiding(_beyond(cases_of(slices, train), study.distill.masks))
+    slices = with_fewer_masks(study, slices, train)  # only now: who is asked about what depends on the masks there are
     if not learner.needs.unlabelled:
         train = train[slices.labelled[train]]
         if not len(train):
@@ -197,15 +196,19 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
         later=[answers.checksums for answers in rounds[1:]],
         views=study.answers.views if rounds else 0,
         device=device_of(study.distill),
+        record=learner.needs.record,
     )
     known = [proven(slices, one, train) for one in rounds] if learner.needs.record else rounds
     return Job(scheme, learner, slices, train, validation, tuple(known), seed, origin)
 
 
-def _beyond(cases: list[CachedCase], patients: int) -> list[CachedCase]:
-    """The cases of all but the first so many patients."""
-    first = set(list(dict.fromkeys(case.patient for case in cases))[:patients])
-    return [case for case in cases if case.patient not in first]
+def with_fewer_masks(study: Study, slices: SliceCache, train: Ids) -> SliceCache:
+    """The same slices, of which only the first `distill.masks` patients among `train` count as outlined."""
+    if study.distill.masks is None:
+        return slices
+    cases = cases_of(slices, train)
+    first = set(list(dict.fromkeys(case.patient for case in cases))[: study.distill.masks])
+    return slices.hiding([case for case in cases if case.patient not in first])
 
 
 def cases_of(slices: SliceCache, ids: Ids) -> list[CachedCase]:

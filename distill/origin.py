@@ -34,6 +34,8 @@ class Origin(BaseModel):
     """How many views of each slice were learned from; 0 without teachers too."""
     device: str = "cpu"
     """`cpu` or `cuda`."""
+    record: bool = False
+    """Whether the teachers' record on the outlined slices is heard."""
 
     def settle(self, folder: Path) -> None:
         """Make `folder` this training's. One of the same settings from other slices or answers is put aside, where
@@ -59,7 +61,7 @@ class Origin(BaseModel):
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)  # at once: half a folder would be refused for ever after a kill
             log.warning(
-                "%s: slices or answers are others than before, so it is trained anew; what was there is in %s now",
+                "%s: its slices, answers or their weighing changed, so it is trained anew; what was there is in %s now",
                 folder, aside,
             )  # fmt: skip
         write_text(folder / ORIGIN, self.model_dump_json(indent=1) + "\n")

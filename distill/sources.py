@@ -89,7 +89,7 @@ class LiveTeachers:
 
 @dataclass(frozen=True)
 class Proven:
-    """Teachers of whom it is known how well they do on the outlined slices: `record`, mean Dice losses (T,)."""
+    """Teachers of whom it is known how well they do on the outlined slices: `weights.track_record`, (T,)."""
 
     teachers: Teachers
     record: Tensor

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distill.losses.cross_entropy import cross_entropy, soft_cross_entropy
 from distill.schemes.base import TeacherBatch
-from study.dice import dice_loss
+from study.dice import dice_loss, one_hot
 from study.distill_tables import Law, Weights
 
 Weigh = Callable[[TeacherBatch, Tensor, Tensor, Weights], Tensor]
@@ -80,17 +80,23 @@ def teacher_losses(probs: Tensor, mask: Tensor, labelled: Tensor, answered: Tens
 
 @torch.no_grad()
 def track_record(outlined: Iterable[tuple[TeacherBatch, Tensor]]) -> Tensor:
-    """Every teacher's mean Dice loss over outlined slices, (T,); one who answered none of them has the others' mean.
+    """How much further off every teacher's outlines are than those of all, (T,): Dice losses, mean over slices.
 
+    Judged are most likely classes: of a slice without organ, a trace of probability on each pixel would tell what a
+    whole invented organ tells. A slice's losses count from the mean of the teachers who answered it, so that nobody
+    gains by which slices they answered; who answered none, or each alone, has 0.
     `outlined`: what the teachers say of some slices, part by part, and masks (N, H, W). Departs: our own, see `record`.
     """
     total = count = torch.zeros(())
     for teachers, mask in outlined:
-        losses = dice_loss(teachers.logits.float().softmax(2), mask[:, None])
-        total = total + losses.where(teachers.answered, 0.0).sum(0)
-        count = count + teachers.answered.sum(0)
-    known = total / count.clamp_min(1)
-    return known.where(count > 0, known.sum() / (count > 0).sum().clamp_min(1))
+        among = teachers.answered.sum(1, keepdim=True)
+        judged = teachers.answered & (among > 1)
+        outlines = one_hot(teachers.logits.argmax(2), teachers.logits.shape[2]).float()
+        losses = dice_loss(outlines, mask[:, None]).where(judged, 0.0)
+        usual = losses.sum(1, keepdim=True) / among.clamp_min(1)
+        total = total + (losses - usual).where(judged, 0.0).sum(0)
+        count = count + judged.sum(0)
+    return total / count.clamp_min(1)
 
 
 @torch.no_grad()

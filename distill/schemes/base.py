@@ -39,8 +39,8 @@ class TeacherBatch(Portable):
     """What T teachers say of N slices. Everything a teacher did not answer is zero.
 
     `logits` (N, T, C, H, W); `answered` (N, T) bool; `told` for each teacher what else it gave: arrays (N, …) under the
-    names of `models.contents`, on that teacher's own grid; `sites` the teachers' names; `record` (T,) their mean Dice
-    losses on the outlined slices, where a scheme asked for it and some slice is outlined.
+    names of `models.contents`, on that teacher's own grid; `sites` the teachers' names; `record` (T,) how they did on
+    the outlined slices (`weights.track_record`), where a scheme asked for it and some slice is outlined.
     """
 
     logits: Tensor

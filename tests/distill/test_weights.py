@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis.strategies import floats, lists, sampled_from
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from distill.losses.kl import teacher_first_kl
@@ -140,13 +140,31 @@ def test_an_absent_teacher_has_no_say_in_the_mixture() -> None:
     assert_close(dissent(probs, answered)[0], dissent(probs[:1], answered[:1])[0])
 
 
-def test_a_record_is_the_mean_loss_over_the_outlined_slices_that_a_teacher_answered() -> None:
+def test_a_record_is_how_much_worse_than_the_others_a_teacher_outlined_what_it_answered() -> None:
     probs, mask = three_teachers()
     answered = torch.tensor([[True, True, False], [True, False, False]])
     parts = [(TeacherBatch(probs[n : n + 1].log(), answered[n : n + 1]), mask[n : n + 1]) for n in range(2)]
-    losses = dice_loss(probs, mask[:, None])
-    first, second = losses[:, 0].mean(), losses[0, 1]
-    assert_close(track_record(parts), torch.stack([first, second, (first + second) / 2]))
+    outlines = nn.functional.one_hot(probs.argmax(2), probs.shape[2]).movedim(-1, 2).float()
+    losses = dice_loss(outlines, mask[:, None])[0]
+    usual = losses[:2].mean()
+    expected = torch.stack([losses[0] - usual, losses[1] - usual, torch.tensor(0.0)])
+    assert losses[0] != losses[1]
+    assert_close(track_record(parts), expected)
+
+
+def test_a_record_is_no_better_for_easy_slices_or_a_clean_background() -> None:
+    """A: finds the organ, with a trace of probability all over. B: half the organ, and a background of zeros."""
+    mask = torch.zeros(4, 16, 16, dtype=torch.int64)
+    mask[2:, 4:12, 4:12] = 1
+    a, b = torch.full((4, 16, 16), 0.01), torch.full((4, 16, 16), 1e-6)
+    a[mask == 1], b[2:, 4:8, 4:12] = 0.99, 0.99
+    organ = torch.stack([a, b], dim=1)
+    logits = torch.stack([1 - organ, organ], dim=2).log()
+    everywhere, half = torch.ones(4, 2, dtype=torch.bool), torch.tensor([[True, True]] * 2 + [[True, False]] * 2)
+    good, bad = track_record([(TeacherBatch(logits, everywhere), mask)])
+    assert good < bad
+    twins = TeacherBatch(logits[:, [0, 0]], half)
+    assert_close(track_record([(twins, mask)]), torch.zeros(2))
 
 
 def test_a_record_counts_as_much_as_dissent_where_a_slice_has_no_mask_and_nowhere_else() -> None:

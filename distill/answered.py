@@ -16,15 +16,15 @@ from distill.unpacked import Unpacked, unpacked
 from imaging.errors import InputError
 from imaging.slices import SliceCache
 from models.contents import ONNX
+from study.averaging_table import CACHE
 from study.cohorts import open_store, shards
 from study.plan import Study
 from study.run import left_out, read_study_of
 from study.store import AnswerStore, DamagedError
 from study.views import numbered
 
-CACHE = "answers-cache"
-"""Folder among the students of a run: what jobs have unpacked."""
 ANEW = "that round is over, and its teachers have trained on: start anew in another folder with `--out`"
+COPY = f"put a copy of its files back, or learn without that site (`distill.without`); else {ANEW}"
 
 
 def open_rounds(
@@ -121,10 +121,10 @@ class _Reader:
                 )
                 for site in sites
             }
-        except DamagedError:
-            if self.over(number):
-                _check_whole(store, sites, self.needs.contents)
-            raise
+        except DamagedError as error:
+            if not self.over(number):
+                raise
+            raise InputError(error.what, where=error.where, fix=COPY) from error
 
 
 def _check_given(store: AnswerStore, sites: Sequence[str], content: str) -> None:
@@ -146,7 +146,7 @@ def _check_whole(store: AnswerStore, sites: Sequence[str], contents: Sequence[st
             if bad := store.damaged(site, content):
                 what = f"{content} of shard {bad[0]} of site {site} is damaged"
                 path = store.folder / site / store.round_name / content
-                raise InputError(what, where=path, fix=f"put a copy of its files back; else {ANEW}")
+                raise InputError(what, where=path, fix=COPY)
 
 
 def collect(store: AnswerStore) -> str:

@@ -79,7 +79,7 @@ def distill_command(
     """
     from rich.console import Console
 
-    from distill.job import WaitsError, default_label, run_job
+    from distill.job import WaitsError, check_label, default_label, run_job
     from distill.machine import fabric_of, led
     from distill.progress import shown
     from distill.schemes import check
@@ -94,6 +94,7 @@ def distill_command(
     scheme = scheme or study.distill.scheme
     check(scheme)
     name = label or default_label(study, variant or scheme, study.seed if seed is None else seed)
+    check_label(name)
     fabric = fabric_of(study.distill)
     track = track if fabric.is_global_zero else None
     own = study.distill.of(scheme).model_dump(exclude={"compare", "variants"})

@@ -21,7 +21,7 @@ from safetensors.torch import save as pack_tensors
 
 import models
 from distill import schemes
-from distill.answered import CACHE, open_rounds
+from distill.answered import open_rounds
 from distill.batches import TrainingBatches, plain, proven
 from distill.history import History
 from distill.machine import device_of, fabric_of, made_on
@@ -32,7 +32,7 @@ from imaging.atomic import write_bytes, write_text
 from imaging.errors import InputError
 from imaging.lock import Lock
 from imaging.slices import CachedCase, SliceCache
-from study.averaging_table import BASELINES
+from study.averaging_table import TAKEN
 from study.cohorts import lead_slices, lead_split
 from study.draws import derived
 from study.plan import NAME, Study
@@ -43,8 +43,6 @@ from study.training import Outcome, Progress, TrainPlan, cyclic_lr, fit, load_be
 from study.wire import digest
 
 Ids = NDArray[np.int64]
-TAKEN = (CACHE, *BASELINES)
-"""Names beside the students that no student of ours can have."""
 
 
 class WaitsError(InputError):
@@ -97,11 +95,7 @@ def run_job(
     schemes.check(scheme)
     seed = study.seed if seed is None else seed
     label = label or default_label(study, scheme, seed)
-    if not re.fullmatch(NAME, label):
-        raise InputError(f"`{label}` cannot be a label", fix="use at most 41 lower-case letters, digits and hyphens")
-    if label in TAKEN:
-        what = f"`{label}` is what another folder of a run is called: its unpacked answers, averaged or pooled students"
-        raise InputError(what, fix="choose another `--label`")
+    check_label(label)
     fabric, folder = fabric or fabric_of(study.distill), run_folder / "distill" / label
     with alone(folder) if fabric.is_global_zero else nullcontext():
         with fabric.rank_zero_first():
@@ -109,6 +103,15 @@ def run_job(
             if fabric.is_global_zero:
                 job.origin.settle(folder)
         return _finished(folder) or _trained(study, job, folder, progress, fabric)
+
+
+def check_label(label: str) -> None:
+    """InputError where no student of ours can be called so."""
+    if not re.fullmatch(NAME, label):
+        raise InputError(f"`{label}` cannot be a label", fix="use at most 41 lower-case letters, digits and hyphens")
+    if label in TAKEN:
+        what = f"`{label}` is what another folder of a run is called: its unpacked answers, averaged or pooled students"
+        raise InputError(what, fix="choose another `--label`")
 
 
 @contextmanager

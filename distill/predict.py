@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from imaging.cohort import Case, inspect
 from imaging.errors import InputError
-from imaging.mask_files import write_mask
+from imaging.mask_files import check_name, write_mask
 from imaging.nifti import Nifti, head_of, is_nifti, read_nifti
 from imaging.preprocess import Preprocess
 from imaging.sheet import picture_of, write_sheet
@@ -82,16 +82,24 @@ def open_student(student: Path, *, threads: int) -> Reader:
 
 def write(prediction: Prediction, out: Path, preview: Path) -> None:
     """The mask as `out` says (`imaging.mask_files`), and a picture of its fullest slice."""
+    check_places(out, preview)
     for path in (out, preview):
         if path.resolve() in {file.resolve() for file in prediction.case.image.files}:
             raise InputError("is a file of the scan itself", where=path, fix="name another file for the output")
-    if out.resolve() == preview.resolve():
-        raise InputError("is to hold both mask and picture", where=out, fix="name another file with `--preview`")
     classes, maker = prediction.leaflet.classes, prediction.maker
     write_mask(out, prediction.labels, prediction.case.image, classes=classes, maker=maker)
     labels = Volume(prediction.labels, prediction.scan.affine)
     found = ", ".join(f"{name} {ml:.1f} ml" for name, ml in prediction.volumes_ml.items())
     write_sheet(preview, [picture_of(out.name, found, prediction.scan, labels)], title=maker, cases=1)
+
+
+def check_places(out: Path, preview: Path) -> None:
+    """InputError where mask and picture cannot be written so."""
+    if not out.parent.is_dir():
+        raise InputError("there is no such folder", where=out.parent, fix="make it, or name another")
+    check_name(out)
+    if out.resolve() == preview.resolve():
+        raise InputError("is to hold both mask and picture", where=out, fix="name another file with `--preview`")
 
 
 def scan_of(path: Path) -> Case:

@@ -36,14 +36,10 @@ def predict_command(
 
     A picture is written beside it. Research software: nobody has reviewed the mask.
     """
-    from distill.predict import predict, write
-    from imaging.errors import InputError
-    from imaging.mask_files import check_name
+    from distill.predict import check_places, predict, write
 
-    if not out.parent.is_dir():
-        raise InputError("there is no such folder", where=out.parent, fix="make it, or name another")
-    check_name(out)
     picture = preview or out.with_name(out.name.removesuffix(".gz").rpartition(".")[0] + ".png")
+    check_places(out, picture)  # before a minute's work
     found = predict(scan, student, threads=threads)
     write(found, out, picture)
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -44,16 +45,15 @@ def tracked(tracker: Tracker | None, folder: Path, label: str, settings: dict[st
     if find_spec(tracker) is None:
         fix = "run `pip install 'preceptor[tracking]'`, or leave out `--track`"
         raise InputError(f"{tracker} is not installed", fix=fix)
-    opened = _tensorboard if tracker is Tracker.tensorboard else _mlflow
-    trained = False
+    opened = (_tensorboard if tracker is Tracker.tensorboard else _mlflow)(folder, label, settings)
+    write = opened.__enter__()
     try:
-        with opened(folder, label, settings) as write:
-            yield _forgiving(write)
-            trained = True
-    except Exception as error:
-        if not trained:
-            raise
-        log.warning("the tracker could not be closed, and may lack the end of the curves (%s)", error)
+        yield _forgiving(write)
+    finally:
+        try:  # it is told how the training ended; what it makes of that must not take that end's place
+            opened.__exit__(*sys.exc_info())
+        except Exception as error:  # whatever another's library raises
+            log.warning("the tracker could not be closed, and may lack the end of the curves (%s)", error)
 
 
 def _forgiving(write: Write) -> Follow:

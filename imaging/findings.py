@@ -17,7 +17,7 @@ from imaging.dicom_masks import dicom_seg
 from imaging.dicom_multiframe import multiframe
 from imaging.errors import InputError
 from imaging.geometry import Source
-from imaging.names import Words, patients, stem, words
+from imaging.names import Words, of_file, patients, stem, words
 from imaging.nifti import Nifti, head_of, is_nifti, read_nifti
 
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
@@ -115,7 +115,7 @@ class Findings:
         source, values = read_nifti(path, most_labels=most_labels)
         relative = path.relative_to(self.folder)
         if source.is_mask:
-            self.masks.append(Mask(source, relative, words(stem(path.name)), values))
+            self.masks.append(Mask(source, relative, of_file(stem(path.name)), values))
         else:
             self._nifti.append(source)
 
@@ -156,7 +156,7 @@ class Findings:
         paths = {source: source.path.relative_to(self.folder) for source in self._nifti}
         found = patients(list(paths.values()))
         for nifti, path in paths.items():
-            self.scans.append(Scan(nifti, path, words(stem(path.name)), found[path], stem(path.name)))
+            self.scans.append(Scan(nifti, path, of_file(stem(path.name)), found[path], stem(path.name)))
 
 
 def _dicom_scan(source: Source, path: Path, dataset: Dataset) -> Scan:

@@ -10,12 +10,12 @@ from pathlib import PurePath
 
 GENERIC = re.compile(
     r"(images?|imgs?|scans?|volumes?|masks?|segs?|segmentations?|labels?|annotations?|contours?)(tr|ts)?"
-    r"|gt|manual|roi|data|anat|train(ing)?|test"
+    r"|gt|ground|truth|manual|original|roi|data|anat|train(ing)?|test"
 )
 """Words that say image or mask, and of whom nothing."""
 PATIENT = re.compile(r"(?i)(?<![a-z])(?:sub|subj|subject|patient|pat|pt|case|person|volunteer)[-_ ]?\d+")
 """A word that can only be a patient, such as `sub-01` or `Case12`."""
-SEQUENCE = re.compile(r"(?i)(t[12](w|ce|c|gd)?|adc|dwi|flair|pd|b\d+|ct|mr|cbct|pet)")
+SEQUENCE = re.compile(r"(?i)(t[12](w|ce|c|gd)?|adc|dwi|flair|pd|b\d+|ct|mri?|cbct|pet)")
 """How a scan was made, which names nobody."""
 
 Words = tuple[str, ...]
@@ -30,11 +30,14 @@ def stem(name: str) -> str:
 def words(*names: str) -> Words:
     """`patient001_frame01_gt` → `patient1`, `frame1`: lower-case, numbers without leading zeros, no generic words."""
     parts = re.findall(r"[^\W_]+", " ".join(names).lower())
-    if parts[-1:] == ["0000"] and any(map(str.isdigit, "".join(parts[:-1]))):  # nnU-Net's number of the channel
-        parts.pop()
     return tuple(
         re.sub(r"\d+", lambda digits: str(int(digits[0])), part) for part in parts if not GENERIC.fullmatch(part)
     )
+
+
+def of_file(name: str) -> Words:
+    """`words` of a file's name without endings, and without nnU-Net's number of the channel: `case_017_0000`."""
+    return words(re.sub(r"(?<=[^\W_])_0000$", "", name))
 
 
 def contradict(a: Words, b: Words) -> bool:
@@ -42,9 +45,29 @@ def contradict(a: Words, b: Words) -> bool:
     return a != b and _pattern(a) == _pattern(b) != a
 
 
+def other_numbers(a: PurePath, b: PurePath) -> bool:
+    """Whether two paths number their patients alike and name other ones: `x/case1/t2`, `y/case2/mask`."""
+    one, other = _numbers(a), _numbers(b)
+    return any(one[kind].isdisjoint(other[kind]) for kind in one.keys() & other.keys())
+
+
+def _numbers(path: PurePath) -> dict[str, set[int]]:
+    """`case12/sub-01.nii` → case: 12, sub: 1."""
+    found = defaultdict(set)
+    for match in PATIENT.finditer(str(path)):
+        kind, number = re.split(r"[-_ ]|(?<=[A-Za-z])(?=\d)", match[0])
+        found[kind.lower()].add(int(number))
+    return found
+
+
+def told(names: Words) -> set[str]:
+    """Words that may tell of whom: a sequence tells how a scan was made."""
+    return {word for word in names if not SEQUENCE.fullmatch(word)}
+
+
 def strangers(a: Words, b: Words) -> bool:
-    """Whether two paths name somebody each, and nothing alike: `anna/image`, `berta/mask`. A sequence is nobody."""
-    one, other = ({word for word in path if not SEQUENCE.fullmatch(word)} for path in (a, b))
+    """Whether two paths name somebody each, and nothing alike: `anna/image`, `berta/mask`."""
+    one, other = told(a), told(b)
     return bool(one) and bool(other) and one.isdisjoint(other)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from imaging.dicom_masks import DicomSeg
 from imaging.findings import Findings, Mask, Problem, Scan
 from imaging.geometry import TOLERANCE_MM, another_grid, misfit
-from imaging.names import contradict, likeness, shared_folders, strangers, words
+from imaging.names import contradict, likeness, other_numbers, shared_folders, stem, strangers, told, words
 from imaging.volume import reorient
 
 Score = tuple[bool, float, int]
@@ -35,7 +35,8 @@ def pair(findings: Findings) -> Pairs:
     `TOLERANCE_MM`); where several scans or masks share a grid, to the one with the same or the most similar name,
     then the nearest folder. Names that follow one pattern with other numbers (patient001, patient003_seg) are two
     patients, whatever their geometry: releases that drop the position leave many patients on one grid. So are folders
-    of other names whose files tell nothing (anna/image, berta/mask). What stays undecided is a problem, not a guess.
+    that do so, or have other names altogether while the files tell nothing (anna/image, berta/mask). What stays
+    undecided is a problem, not a guess.
     """
     places = _places(findings.scans)
     chosen: dict[int, list[tuple[Score, Mask]]] = defaultdict(list)
@@ -105,12 +106,14 @@ def _fits(mask: Mask, scan: Scan) -> bool:
 def _other_patient(mask: Mask, scan: Scan) -> bool:
     if mask.patient and scan.series:
         return mask.patient != scan.patient
-    return (
-        contradict(mask.names, scan.names)
-        or contradict(mask.names, words(scan.patient))
-        or contradict(mask.all_names, scan.all_names)
-        or (not mask.names and not scan.names and strangers(mask.all_names, scan.all_names))
-    )
+    common = shared_folders(mask.folders, scan.folders)
+    theirs, its = words(*mask.folders[common:]), words(*scan.folders[common:])
+    names = [(mask.names, scan.names), (mask.names, words(scan.patient)), (mask.all_names, scan.all_names)]
+    if not scan.series:
+        names.append((words(stem(mask.path.name)), words(stem(scan.path.name))))  # `case_0000` may be no channel
+    if other_numbers(mask.path, scan.path) or any(contradict(*both) for both in [*names, (theirs, its)]):
+        return True
+    return not told(mask.names + scan.names) and strangers(theirs, its)
 
 
 def _score(mask: Mask, scan: Scan) -> Score:

@@ -12,6 +12,10 @@ Strategy = Literal["fedavg", "fedprox", "fedadam"]
 LOCAL, POOLED = "local", "pooled"
 BASELINES = (*get_args(Strategy), LOCAL, POOLED)
 """What their students are called."""
+CACHE = "answers-cache"
+"""Folder among the students of a run: what jobs have unpacked."""
+TAKEN = (*BASELINES, CACHE)
+"""Folders among the students of a run that no student of `[distill]` can have."""
 
 
 class Averaging(Plan):

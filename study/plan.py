@@ -17,7 +17,7 @@ import models
 from imaging.augment_plan import Augment
 from imaging.errors import InputError
 from imaging.preprocess import Preprocess
-from study.averaging_table import BASELINES, Averaging
+from study.averaging_table import TAKEN, Averaging
 from study.distill_tables import Amtkd, Distill
 from study.keys import Row, faults, rows
 from study.tables import (
@@ -184,8 +184,10 @@ def check_rooms(study: Study, *, schemes: Collection[str], phantoms: Mapping[str
     try:
         for name in study.distill.students:
             known("scheme", study.distill.of(name).scheme, list(schemes))
-            if name in study.distill.variants and name in {*schemes, *BASELINES}:
-                raise ValueError(f"`distill.variants.{name}` has the name of a scheme or baseline; give it another")
+            if name in study.distill.variants and name in {*schemes, *TAKEN}:
+                raise ValueError(
+                    f"`distill.variants.{name}` has the name of a scheme or of another folder of a run; give it another"
+                )
         for source in (*(site.source for site in study.sites), *study.student.sources):
             if isinstance(source, PhantomSource):
                 _check_phantom(phantoms[known("phantom", source.phantom, list(phantoms))], study.task)

@@ -97,11 +97,14 @@ class AnswerStore:
 
     def damaged(self, site: str, content: str) -> list[int]:
         """Numbers of the shards that were found damaged, counting up; one that is whole again is none."""
-        marks = sorted(self._path(site, content).glob(f"{DAMAGED}/[0-9]*"), key=lambda mark: int(mark.name))
-        for mark in marks:
-            if self._whole(site, content, int(mark.name)) is not None:
-                mark.unlink(missing_ok=True)
-        return [int(mark.name) for mark in marks if mark.exists()]
+        marks = {
+            int(path.name): path for path in self._path(site, content).glob(f"{DAMAGED}/*") if path.name.isdecimal()
+        }
+        still = [index for index in sorted(marks) if self._whole(site, content, index) is None]
+        for index in marks.keys() - set(still):
+            with suppress(OSError):  # of a store that cannot be written: it is looked at again each time
+                marks[index].unlink()
+        return still
 
     def checksums(self, site: str, content: str) -> dict[str, str]:
         """SHA-256 of every shard of a content that is there and whole, by its number: they change with the answers.
@@ -222,7 +225,10 @@ class AnswerStore:
         for name, values in arrays.items():
             array = self._array(site, content, name)
             _grow(array, start + len(values))
-            array[start : start + len(values)] = values
+            stop = min(start + self.shard_slices, array.shape[0])
+            whole = np.full((stop - start, *array.shape[1:]), array.fill_value, array.dtype)
+            whole[: len(values)] = values
+            array[start:stop] = whole  # all of its chunk: zarr would read the rest of a damaged one first
 
     def _read(self, site: str, content: str, index: int) -> Arrays:
         rows = slice(index * self.shard_slices, (index + 1) * self.shard_slices)

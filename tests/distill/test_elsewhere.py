@@ -12,8 +12,10 @@ import pytest
 import tomli_w
 from typer.testing import CliRunner
 
+from distill.elsewhere import begin
 from imaging.errors import InputError
 from preceptor import app
+from study.plan import PhantomSource
 from study.run import Run
 from study.student import StudentCard
 
@@ -64,6 +66,15 @@ def test_another_student_learns_from_the_same_answers(run: MadeRun, tmp_path: Pa
     card = distil(study_file(run), run.folder, tmp_path / "out", *(part for word in words for part in ("--set", word)))
     assert (card.scheme, card.model, card.steps, card.settings.lr) == ("consensus", "enet", 4, 0.002)
     assert card.teachers == ["north", "east", "south"]
+
+
+def test_phantoms_that_are_gone_are_told_before_anything_is_linked(run: MadeRun, tmp_path: Path) -> None:
+    phantoms = run.study.student.model_copy(update={"sources": [PhantomSource(phantom="promise12", cases=2)]})
+    study = run.study.model_copy(update={"student": phantoms})
+    for folder in (run.folder, tmp_path / "out"):
+        with pytest.raises(InputError, match=r"the phantoms that these answers are about are gone; .* --until scans"):
+            begin(study, run.folder, folder)
+        assert not (folder / "lead").is_symlink()
 
 
 def test_the_run_that_collected_is_a_folder_for_its_own_answers(run: MadeRun) -> None:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from torch.testing import assert_close
 
-from distill.job import WaitsError, run_job
+from distill.job import WaitsError, prepare, run_job
 from imaging.errors import InputError
 from study.run import Run
 
@@ -50,6 +51,18 @@ def test_each_round_is_learned_from_for_its_share_of_the_steps(make_run: MakeRun
     assert run_job(run.study, run.folder, "supervised").steps == 7, "whom no teacher teaches waits for no round"
 
 
+def test_the_record_of_each_round_is_its_own(make_run: MakeRun) -> None:
+    run = in_rounds(make_run(), 2)
+    for site in run.teachers:
+        run.answer(site)
+    first, second = prepare(run.study, run.folder, "consensus", 0).rounds
+    records = [one.answers(run.slices.labelled.nonzero()[0][:1]).record for one in (first, second)]
+    assert records[0] is not None
+    assert records[1] is not None
+    assert records[0].abs().max() > 0
+    assert_close(records[1], records[0].roll(-1))  # its teachers are the first round's, exchanged
+
+
 def test_a_site_that_is_left_out_of_a_round_is_heard_as_it_answered_before(make_run: MakeRun) -> None:
     run = in_rounds(make_run(), 2)
     for site in ("east", "south"):
@@ -84,7 +97,7 @@ def test_damage_in_a_round_that_is_over_is_told_until_the_file_is_back(make_run:
     shutil.rmtree(run.folder / "distill" / "answers-cache")
     for scheme in ("kd", "consensus", "consensus"):
         plan = run.changed(mono_teacher="east")
-        with pytest.raises(InputError, match="of site east is damaged; put a copy of its files back; else that round"):
+        with pytest.raises(InputError, match="of site east is damaged; put a copy of its files back, or learn"):
             run_job(plan if scheme == "kd" else run.study, run.folder, scheme)
     chunk.write_bytes(whole)
     assert run_job(run.study, run.folder, "consensus", label="again").weights_hash == card.weights_hash

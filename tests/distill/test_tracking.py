@@ -76,8 +76,10 @@ def test_a_tracker_that_cannot_be_closed_costs_no_student(
 ) -> None:
     @contextmanager
     def closing(*_: object) -> Iterator[tracking.Write]:
-        yield lambda values, step: None
-        raise OSError("no space left")
+        try:
+            yield lambda values, step: None
+        finally:
+            raise OSError("no space left")
 
     run = make_run(2)
     monkeypatch.setattr(tracking, "_tensorboard", closing)

@@ -61,6 +61,11 @@ def whats(found: Inspection) -> list[str]:
         {"one.nii.gz": "something else altogether.nii.gz"},
         {f"T2/{name}/image.nii.gz": f"drawn/{name}/mask.nii.gz" for name in ("anna", "berta")},
         {"T2/image.nii.gz": "radiologist/mask.nii.gz"},
+        {"imagesTr/anna_0000.nii.gz": "labelsTr/anna.nii.gz", "imagesTr/berta_0000.nii.gz": "labelsTr/berta.nii.gz"},
+        {f"case_{n:04}.nii.gz": f"case_{n:04}_seg.nii.gz" for n in (0, 1)},
+        {"north/Case07/t2.nii.gz": "drawn/by hand/case_7/prostate.nii.gz"},
+        {"MRI/image.nii.gz": "readings/mask.nii.gz"},
+        {"original/image.nii.gz": "ground_truth/mask.nii.gz"},
     ],
     ids=[
         "decathlon",
@@ -72,6 +77,11 @@ def whats(found: Inspection) -> list[str]:
         "geometry alone",
         "folder a case in two trees",
         "one patient's",
+        "nnU-Net, names",
+        "numbers from 0",
+        "one number in two ways",
+        "sequence and reading",
+        "original and truth",
     ],
 )
 def test_all_on_one_grid_are_paired_by_name_and_folder(tmp_path: Path, layout: dict[str, str]) -> None:
@@ -126,7 +136,15 @@ def test_a_mask_on_another_grid_says_in_what(tmp_path: Path, affine: Any, shape:
         ("case1/image.nii.gz", "case2/label.nii.gz"),
         ("case-0000/image.nii.gz", "case-0001/mask.nii.gz"),
         ("case-0000.nii.gz", "case-0001_seg.nii.gz"),
+        ("case_0000.nii.gz", "case_0001_seg.nii.gz"),
+        ("case_0000/image.nii.gz", "case_0001/mask.nii.gz"),
+        ("promise12-0000.nii.gz", "promise12-0001_seg.nii.gz"),
+        ("case1/t2.nii.gz", "case2/prostate.nii.gz"),
+        ("sub-01/anat/T2w.nii.gz", "sub-02/anat/prostate.nii.gz"),
+        ("north/case1/t2.nii.gz", "south/case_2/prostate.nii.gz"),
         ("anna/image.nii.gz", "berta/mask.nii.gz"),
+        ("anna/t2.nii.gz", "berta/mask.nii.gz"),
+        ("hospital/anna/image.nii.gz", "hospital/berta/mask.nii.gz"),
     ],
 )
 def test_a_mask_is_never_given_to_another_patient(tmp_path: Path, image: str, label: str) -> None:
@@ -135,6 +153,15 @@ def test_a_mask_is_never_given_to_another_patient(tmp_path: Path, image: str, la
     found = inspect(tmp_path)
     assert [case.mask for case in found.cases] == [None]
     assert whats(found) == ["the scans on this mask's grid are named for other cases"]
+
+
+def test_a_mask_without_its_scan_stays_alone_among_others(tmp_path: Path) -> None:
+    for name in ("north/case1/t2.nii.gz", "south/case3/t2.nii.gz"):
+        scan(tmp_path / name)
+    for name in ("north/case2/prostate.nii.gz", "south/case3/prostate.nii.gz"):
+        mask(tmp_path / name)
+    assert pairs(tmp_path) == {"north/case1/t2.nii.gz": None, "south/case3/t2.nii.gz": "south/case3/prostate.nii.gz"}
+    assert whats(inspect(tmp_path)) == ["the scans on this mask's grid are named for other cases"]
 
 
 def test_several_masks_that_no_name_tells_apart(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath as P
 
 import pytest
 
-from imaging.names import contradict, likeness, patients, shared_folders, stem, words
+from imaging.names import contradict, likeness, of_file, patients, shared_folders, stem, words
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,9 @@ def test_the_patient_of_a_path(names: list[str], expected: list[str]) -> None:
 
 def test_words_leave_out_what_says_only_image_or_mask() -> None:
     assert words("patient001_frame01_gt") == ("patient1", "frame1")
-    assert words("case_017_0000") == ("case", "17")
-    assert words("case-0000") == ("case", "0")
+    assert of_file("case_017_0000") == of_file("case_017") == ("case", "17")
+    assert of_file("case-0000") == words("case_0000") == ("case", "0")
+    assert of_file("0000") == ("0",)
     assert words("image") == words("label") == words("imagesTr") == ()
     assert stem("a.b.nii.gz") == stem("a.b.nii") == "a.b"
 

@@ -18,7 +18,7 @@ from imaging.errors import InputError
 from server.deployment import Coordinator
 from server.federation import Federation
 from server.processes import Command, Processes
-from server.simulation import Simulation
+from server.simulation import Simulation, check
 from server.words import words
 from study.cards import card_path, write_card
 from study.plan import Averaging, Distill, read_study
@@ -149,6 +149,14 @@ def test_teachers_are_evaluated_again_after_one_has_learned_more(tmp_path: Path,
         os.utime(path, (second, second))
     simulation.cross()
     assert bool(asked) == again
+
+
+def test_phantoms_are_written_also_where_hospitals_have_scans_of_their_own(tmp_path: Path) -> None:
+    study = read_study(ROOT / "studies" / "prostate.toml")
+    bare = study.model_copy(update={"sites": [site.model_copy(update={"source": None}) for site in study.sites]})
+    with pytest.raises(InputError, match="site hospital-a has no `source`"):
+        check(bare)
+    check(bare, sites=False)
 
 
 def test_a_phase_that_failed_stops_the_simulation_in_its_words(tmp_path: Path) -> None:

@@ -263,6 +263,14 @@ def test_names_of_other_rooms_are_checked_when_asked(content: Content) -> None:
         check_rooms(Study.model_validate(content), schemes=schemes, phantoms=PROFILES)
 
 
+@pytest.mark.parametrize("name", ["pooled", "answers-cache", "supervised"])
+def test_a_variant_has_a_folder_of_its_own(content: Content, name: str) -> None:
+    content["distill"] = {"variants": {name: {"scheme": "uniform"}}}
+    study = Study.model_validate(content)
+    with pytest.raises(InputError, match=f"`distill.variants.{name}` has the name of a scheme or of another folder"):
+        check_rooms(study, schemes=["consensus", "supervised", "uniform", "amtkd", "mono-teacher"], phantoms=PROFILES)
+
+
 @pytest.mark.parametrize(
     ("task", "words"),
     [

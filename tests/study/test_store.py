@@ -196,7 +196,8 @@ def test_a_damaged_shard_is_named_and_asked_again(
     ):
         store.read("north", 1, DEFAULT)
     marks = next((store.folder / "north" / "round-000").glob("*/damaged"))
-    (marks / ".DS_Store").touch()  # as a file manager leaves behind
+    for name in (".DS_Store", "1 copy", "1~"):  # as file managers and editors leave behind
+        (marks / name).touch()
     assert list(store.missing("north", 3, DEFAULT)) == [1]
     assert equal(store.read("north", 2, DEFAULT), numbered(2))
     broken = chunks[1].read_bytes() if fault != "missing" else b""
@@ -208,6 +209,21 @@ def test_a_damaged_shard_is_named_and_asked_again(
     store.write(numbered(1), card, DEFAULT)
     assert equal(store.read("north", 1, DEFAULT), numbered(1))
     assert not store.missing("north", 3, DEFAULT)
+
+
+def test_a_damaged_short_shard_between_others_is_stored_anew(
+    store: AnswerStore, numbered: Renumber, card: Card
+) -> None:
+    shards = [numbered(0), numbered(1, n=2), numbered(2)]
+    for one in shards:
+        store.write(one, card, DEFAULT)
+    chunks = store.folder / "north" / "round-000" / "logits" / "logits" / "c"
+    cut = sorted(path for path in chunks.rglob("*") if path.is_file())[1]
+    cut.write_bytes(cut.read_bytes()[:-9])
+    with pytest.raises(InputError, match="shard 1 of site north is damaged"):
+        store.read("north", 1, DEFAULT)
+    store.write(shards[1], card, DEFAULT)
+    assert all(equal(store.read("north", n, DEFAULT), shards[n]) for n in range(3))
 
 
 @pytest.mark.parametrize("name", ["zarr.json", "checksum/zarr.json"])

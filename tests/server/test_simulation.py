@@ -151,7 +151,7 @@ def test_teachers_are_evaluated_again_after_one_has_learned_more(tmp_path: Path,
     assert bool(asked) == again
 
 
-def test_phantoms_are_written_also_where_hospitals_have_scans_of_their_own(tmp_path: Path) -> None:
+def test_phantoms_are_written_also_where_hospitals_have_scans_of_their_own() -> None:
     study = read_study(ROOT / "studies" / "prostate.toml")
     bare = study.model_copy(update={"sites": [site.model_copy(update={"source": None}) for site in study.sites]})
     with pytest.raises(InputError, match="site hospital-a has no `source`"):

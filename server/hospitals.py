@@ -84,7 +84,7 @@ def scans_folder(run_folder: Path, site: str) -> Path:
 
 
 def write_site(study: Study, run_folder: Path, site: str, socket: Path) -> None:
-    """The site.toml of a simulated hospital, whose `[policy]` and `teacher` stay what somebody made them.
+    """The site.toml of a simulated hospital, whose `[policy]`, `teacher` and `keep_mib` stay what somebody made them.
 
     Raises: InputError when the study does not say where its scans come from.
     """
@@ -107,8 +107,7 @@ def write_site(study: Study, run_folder: Path, site: str, socket: Path) -> None:
         content["masks"] = source.masks
     if isinstance(source, FolderSource) and source.patients is not None:
         content["patients"] = list(source.patients)
-    if "teacher" in former:
-        content["teacher"] = former["teacher"]
+    content |= {key: former[key] for key in ("teacher", "keep_mib") if key in former}
     policy = dict(former.get("policy", {"downloads": True} if study.teacher_of(site).options.get("pretrained") else {}))
     if "release" not in policy and not set(study.answers.contents) <= set(DEFAULT):
         policy["release"] = list(CONTENTS)  # all that may be asked later: from now on the list stays what it is

@@ -145,6 +145,7 @@ def test_a_policy_that_somebody_wrote_stays(tmp_path: Path) -> None:
 def test_a_teacher_that_somebody_named_stays(tmp_path: Path) -> None:
     write_site(study(), tmp_path, "hospital-a", Path("/run/s.sock"))
     path = tmp_path / "hospitals" / "hospital-a" / "site.toml"
-    path.write_text('teacher = "teacher.onnx"\n' + path.read_text())
+    path.write_text('teacher = "teacher.onnx"\nkeep_mib = 5\n' + path.read_text())
     write_site(study(), tmp_path, "hospital-a", Path("/run/other.sock"))
     assert read_site(path).teacher == path.parent / "teacher.onnx"
+    assert read_site(path).keep_mib == 5

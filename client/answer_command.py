@@ -26,8 +26,8 @@ def answer_command(
     PATH is an ONNX file of any framework (it gives logits alone), a folder with a teacher's checkpoint.pt as a site
     keeps it, or weights as .safetensors of the network that the study names for that site.
 
-    `preceptor answer studies/spleen.toml --teacher hospital-a=a.onnx --teacher hospital-b=b/checkpoint` makes runs/spleen;
-    then `preceptor distill runs/spleen` trains the student from these answers.
+    `preceptor answer studies/spleen.toml --teacher hospital-a=a.onnx --teacher hospital-b=b/checkpoint` makes
+    runs/spleen; then `preceptor distill runs/spleen` trains the student from these answers.
 
     `preceptor answer runs/prostate --teacher hospital-a=a.onnx` answers for one site of a run, whose other sites a
     federation may ask. A fill that was stopped goes on; nothing is asked twice. docs/any-teacher.md says what an ONNX

@@ -115,7 +115,7 @@ class Findings:
         source, values = read_nifti(path, most_labels=most_labels)
         relative = path.relative_to(self.folder)
         if source.is_mask:
-            self.masks.append(Mask(source, relative, of_file(stem(path.name)), values))
+            self.masks.append(Mask(source, relative, words(stem(path.name)), values))
         else:
             self._nifti.append(source)
 

@@ -13,6 +13,8 @@ GENERIC = re.compile(
     r"|gt|ground|truth|manual|original|roi|data|anat|train(ing)?|test"
 )
 """Words that say image or mask, and of whom nothing."""
+NUMBERED = re.compile(rf"^({GENERIC.pattern})(?=\d+$)")
+"""The same before a number: `img0001`, `label0001`."""
 PATIENT = re.compile(r"(?i)(?<![a-z])(?:sub|subj|subject|patient|pat|pt|case|person|volunteer)[-_ ]?\d+")
 """A word that can only be a patient, such as `sub-01` or `Case12`."""
 SEQUENCE = re.compile(r"(?i)(t[12](w|ce|c|gd)?|adc|dwi|flair|pd|b\d+|ct|mri?|cbct|pet)")
@@ -30,9 +32,8 @@ def stem(name: str) -> str:
 def words(*names: str) -> Words:
     """`patient001_frame01_gt` → `patient1`, `frame1`: lower-case, numbers without leading zeros, no generic words."""
     parts = re.findall(r"[^\W_]+", " ".join(names).lower())
-    return tuple(
-        re.sub(r"\d+", lambda digits: str(int(digits[0])), part) for part in parts if not GENERIC.fullmatch(part)
-    )
+    telling = [NUMBERED.sub("", part) for part in parts if not GENERIC.fullmatch(part)]
+    return tuple(re.sub(r"\d+", lambda digits: str(int(digits[0])), part) for part in telling)
 
 
 def of_file(name: str) -> Words:
@@ -45,13 +46,24 @@ def contradict(a: Words, b: Words) -> bool:
     return a != b and _pattern(a) == _pattern(b) != a
 
 
-def other_numbers(a: PurePath, b: PurePath) -> bool:
-    """Whether two paths number their patients alike and name other ones: `x/case1/t2`, `y/case2/mask`."""
-    one, other = _numbers(a), _numbers(b)
-    return any(one[kind].isdisjoint(other[kind]) for kind in one.keys() & other.keys())
+def numbered(names: Words) -> Words:
+    """The words that hold a number, but sequences: where `001_t2` and `readings/002/prostate` can be compared."""
+    return tuple(word for word in names if re.search(r"\d", word) and not SEQUENCE.fullmatch(word))
 
 
-def _numbers(path: PurePath) -> dict[str, set[int]]:
+def same_patient(a: PurePath, b: PurePath) -> bool | None:
+    """Whether two paths number one patient alike (`x/Case07/t2`, `y/case_7/mask`); None where one has no such word."""
+    one, other = _patients(a), _patients(b)
+    if not one or not other:
+        return None
+    common = one.keys() & other.keys()
+    pairs = [(one[kind], other[kind]) for kind in common] or [
+        (set().union(*one.values()), set().union(*other.values()))
+    ]
+    return not any(mine.isdisjoint(theirs) for mine, theirs in pairs)
+
+
+def _patients(path: PurePath) -> dict[str, set[int]]:
     """`case12/sub-01.nii` → case: 12, sub: 1."""
     found = defaultdict(set)
     for match in PATIENT.finditer(str(path)):
@@ -66,8 +78,9 @@ def told(names: Words) -> set[str]:
 
 
 def strangers(a: Words, b: Words) -> bool:
-    """Whether two paths name somebody each, and nothing alike: `anna/image`, `berta/mask`."""
-    one, other = told(a), told(b)
+    """Whether two paths begin alike, then name somebody each, and nothing alike: `north/anna`, `north/berta`."""
+    start = shared_folders(a, b)
+    one, other = told(a[start:]), told(b[start:])
     return bool(one) and bool(other) and one.isdisjoint(other)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 from imaging.dicom_masks import DicomSeg
 from imaging.findings import Findings, Mask, Problem, Scan
 from imaging.geometry import TOLERANCE_MM, another_grid, misfit
-from imaging.names import contradict, likeness, other_numbers, shared_folders, stem, strangers, told, words
+from imaging.names import (
+    Words,
+    contradict,
+    likeness,
+    numbered,
+    same_patient,
+    shared_folders,
+    stem,
+    strangers,
+    told,
+    words,
+)
 from imaging.volume import reorient
 
 Score = tuple[bool, float, int]
@@ -34,15 +45,15 @@ def pair(findings: Findings) -> Pairs:
     A DICOM SEG goes to the series it names. Any other mask goes to a scan on the same grid (corners within
     `TOLERANCE_MM`); where several scans or masks share a grid, to the one with the same or the most similar name,
     then the nearest folder. Names that follow one pattern with other numbers (patient001, patient003_seg) are two
-    patients, whatever their geometry: releases that drop the position leave many patients on one grid. So are folders
-    that do so, or have other names altogether while the files tell nothing (anna/image, berta/mask). What stays
-    undecided is a problem, not a guess.
+    patients, whatever their geometry. Releases that drop the position leave many patients on one grid; there any
+    numbers that differ so, in files or folders, tell two patients (001/t2, readings/002/prostate), and so do folders
+    of other names where the files tell nothing (anna/image, berta/mask). What stays undecided is a problem, no guess.
     """
-    places = _places(findings.scans)
+    places, layout = _places(findings.scans), _Layout.of(findings)
     chosen: dict[int, list[tuple[Score, Mask]]] = defaultdict(list)
     problems = []
     for mask in findings.masks:
-        candidates = _candidates(mask, findings, places)
+        candidates = _candidates(mask, findings, places, layout)
         if isinstance(candidates, Problem):
             problems.append(candidates)
             continue
@@ -64,6 +75,39 @@ def pair(findings: Findings) -> Pairs:
     return Pairs(masks, problems)
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """What a cohort's positions and folders are worth in telling its patients apart."""
+
+    placed: bool
+    """No two patients share a grid: positions are those of the scanner, and tell more than folders do."""
+    kinds: frozenset[str]
+    """Words of folders in several places with scans alone or masks alone in them: `nifti`, `drawn`."""
+
+    @classmethod
+    def of(cls, findings: Findings) -> _Layout:
+        return cls(_placed(findings.scans), _kinds(findings))
+
+
+def _placed(scans: Sequence[Scan]) -> bool:
+    there: dict[bytes, set[str]] = defaultdict(set)
+    for scan in scans:
+        grid = reorient(scan.source.grid)
+        there[repr(grid.array.shape).encode() + (grid.corners_mm.round(1) + 0.0).tobytes()].add(scan.patient)
+    return len({scan.patient for scan in scans}) > 1 and all(len(patients) == 1 for patients in there.values())
+
+
+def _kinds(findings: Findings) -> frozenset[str]:
+    parents: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    holds: dict[str, set[type]] = defaultdict(set)
+    for found in (*findings.scans, *findings.masks):
+        for depth, folder in enumerate(found.folders):
+            for word in words(folder):
+                parents[word].add(found.folders[:depth])
+                holds[word].add(type(found))
+    return frozenset(word for word, above in parents.items() if len(above) > 1 and len(holds[word]) == 1)
+
+
 def _places(scans: Sequence[Scan]) -> Places:
     found: dict[tuple[int, ...], list[tuple[int, NDArray[np.float64]]]] = defaultdict(list)
     for index, scan in enumerate(scans):
@@ -75,7 +119,7 @@ def _places(scans: Sequence[Scan]) -> Places:
     }
 
 
-def _candidates(mask: Mask, findings: Findings, places: Places) -> list[int] | Problem:
+def _candidates(mask: Mask, findings: Findings, places: Places, layout: _Layout) -> list[int] | Problem:
     """The scans that a mask may belong to; or why there is none."""
     scans = findings.scans
     if mask.series:
@@ -95,34 +139,46 @@ def _candidates(mask: Mask, findings: Findings, places: Places) -> list[int] | P
         near, corners = places.get(grid.array.shape, (np.zeros(0, np.int64), np.zeros((0, 8, 3))))
         apart_mm = np.linalg.norm(corners - grid.corners_mm, axis=2).max(1)
         on_grid = [int(index) for index in near[apart_mm <= TOLERANCE_MM]]
-    candidates = [index for index in on_grid if not _other_patient(mask, scans[index])]
-    return candidates or _homeless(mask, scans, shared=bool(on_grid))
+    candidates = [index for index in on_grid if not _other_patient(mask, scans[index], layout)]
+    return candidates or _homeless(mask, scans, layout, shared=bool(on_grid))
 
 
 def _fits(mask: Mask, scan: Scan) -> bool:
     return misfit(mask.source.grid, scan.source.grid) is None
 
 
-def _other_patient(mask: Mask, scan: Scan) -> bool:
+def _other_patient(mask: Mask, scan: Scan, layout: _Layout) -> bool:
     if mask.patient and scan.series:
         return mask.patient != scan.patient
-    common = shared_folders(mask.folders, scan.folders)
-    theirs, its = words(*mask.folders[common:]), words(*scan.folders[common:])
     names = [(mask.names, scan.names), (mask.names, words(scan.patient)), (mask.all_names, scan.all_names)]
-    if not scan.series:
-        names.append((words(stem(mask.path.name)), words(stem(scan.path.name))))  # `case_0000` may be no channel
-    if other_numbers(mask.path, scan.path) or any(contradict(*both) for both in [*names, (theirs, its)]):
+    if any(contradict(*both) for both in names):
         return True
-    return not told(mask.names + scan.names) and strangers(theirs, its)
+    return not (scan.series or layout.placed) and _of_another_name(mask, scan, layout.kinds)
+
+
+def _of_another_name(mask: Mask, scan: Scan, kinds: Collection[str]) -> bool:
+    """The same where many patients may lie on one grid, so that names alone tell them apart."""
+    whole = words(*scan.folders, stem(scan.path.name))  # a scan's `_0000` may be no channel but its number
+    theirs, *its = (numbered(_but(kinds, names)) for names in (mask.all_names, scan.all_names, whole))
+    if any(contradict(theirs, one) for one in its):
+        return True
+    same = same_patient(mask.path, scan.path)
+    if same is not None or told(mask.names + scan.names):
+        return same is False
+    return strangers(_but(kinds, words(*mask.folders)), _but(kinds, words(*scan.folders)))
+
+
+def _but(left_out: Collection[str], names: Words) -> Words:
+    return tuple(word for word in names if word not in left_out)
 
 
 def _score(mask: Mask, scan: Scan) -> Score:
     return (*likeness(mask.names, scan.names), shared_folders(mask.folders, scan.folders))
 
 
-def _homeless(mask: Mask, scans: Sequence[Scan], *, shared: bool) -> Problem:
+def _homeless(mask: Mask, scans: Sequence[Scan], layout: _Layout, *, shared: bool) -> Problem:
     """Why no scan takes this mask: the one of its name lies elsewhere, or there is none."""
-    namesakes = [scan for scan in scans if scan.names == mask.names and not _other_patient(mask, scan)]
+    namesakes = [scan for scan in scans if scan.names == mask.names and not _other_patient(mask, scan, layout)]
     near = sorted(namesakes, key=lambda scan: -shared_folders(mask.folders, scan.folders))
     if near and mask.names:
         return _elsewhere(mask, near[0])

@@ -64,6 +64,11 @@ def whats(found: Inspection) -> list[str]:
         {"imagesTr/anna_0000.nii.gz": "labelsTr/anna.nii.gz", "imagesTr/berta_0000.nii.gz": "labelsTr/berta.nii.gz"},
         {f"case_{n:04}.nii.gz": f"case_{n:04}_seg.nii.gz" for n in (0, 1)},
         {"north/Case07/t2.nii.gz": "drawn/by hand/case_7/prostate.nii.gz"},
+        {f"imagesTr/prostate_{n:04}_0000.nii.gz": f"labelsTr/prostate_{n:04}.nii.gz" for n in (0, 1, 2)},
+        {f"case{n}/raw/image.nii.gz": f"case{n}/reading/mask.nii.gz" for n in (1, 2)},
+        {f"{name}/nifti/image.nii.gz": f"{name}/drawn/mask.nii.gz" for name in ("1", "2", "anna", "berta")},
+        {f"{name}/SCANS/4/NIFTI/t2.nii.gz": f"{name}/SCANS/104/NIFTI/seg.nii.gz" for name in ("anna", "berta")},
+        {f"img/img{n:04}.nii.gz": f"label/label{n:04}.nii.gz" for n in (1, 2)},
         {"MRI/image.nii.gz": "readings/mask.nii.gz"},
         {"original/image.nii.gz": "ground_truth/mask.nii.gz"},
     ],
@@ -80,6 +85,11 @@ def whats(found: Inspection) -> list[str]:
         "nnU-Net, names",
         "numbers from 0",
         "one number in two ways",
+        "nnU-Net, from 0",
+        "folders in a case's",
+        "folders in a patient's",
+        "XNAT",
+        "BTCV",
         "sequence and reading",
         "original and truth",
     ],
@@ -143,6 +153,15 @@ def test_a_mask_on_another_grid_says_in_what(tmp_path: Path, affine: Any, shape:
         ("sub-01/anat/T2w.nii.gz", "sub-02/anat/prostate.nii.gz"),
         ("north/case1/t2.nii.gz", "south/case_2/prostate.nii.gz"),
         ("anna/image.nii.gz", "berta/mask.nii.gz"),
+        ("patient1/t2.nii.gz", "pat2/prostate.nii.gz"),
+        ("imagesTr/prostate_0001_0000.nii.gz", "labelsTr/prostate_0000.nii.gz"),
+        ("T2/ProstateX-0004.nii.gz", "zones/ProstateX-0005_zones.nii.gz"),
+        ("P001_t2.nii.gz", "P002_prostate.nii.gz"),
+        ("T2/001/t2.nii.gz", "readings/002/prostate.nii.gz"),
+        ("sub-anna/image.nii.gz", "sub-berta/mask.nii.gz"),
+        ("images/north/anna/image.nii.gz", "labels/north/berta/mask.nii.gz"),
+        ("img0001.nii.gz", "label0002.nii.gz"),
+        ("scan1.nii.gz", "mask2.nii.gz"),
         ("anna/t2.nii.gz", "berta/mask.nii.gz"),
         ("hospital/anna/image.nii.gz", "hospital/berta/mask.nii.gz"),
     ],
@@ -153,6 +172,18 @@ def test_a_mask_is_never_given_to_another_patient(tmp_path: Path, image: str, la
     found = inspect(tmp_path)
     assert [case.mask for case in found.cases] == [None]
     assert whats(found) == ["the scans on this mask's grid are named for other cases"]
+
+
+def test_where_no_two_patients_share_a_grid_positions_tell_more_than_folders(tmp_path: Path) -> None:
+    names = {"anna": ("anna/t2/1.nii.gz", "anna/drawn/reading7.nii.gz"), "berta": ("berta/t2/3.nii.gz", "x/8.nii.gz")}
+    for n, (image, label) in enumerate(names.values()):
+        moved = GRID.copy()
+        moved[:3, 3] += 40 * n
+        scan(tmp_path / image, moved)
+        mask(tmp_path / label, moved)
+    assert pairs(tmp_path) == {"anna/t2/1.nii.gz": names["anna"][1], "berta/t2/3.nii.gz": None}
+    (tmp_path / "x" / "8.nii.gz").rename(tmp_path / "x" / "of the third.nii.gz")
+    assert pairs(tmp_path)["berta/t2/3.nii.gz"] == "x/of the third.nii.gz"
 
 
 def test_a_mask_without_its_scan_stays_alone_among_others(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ Values = NDArray[np.float64]
 DRAWS = 10_000
 """Bootstrap draws."""
 ALPHA = 0.05
-EVALUATE = "`preceptor simulate STUDY --out RUN` has the sites evaluate what they have not yet"
+EVALUATE = "`preceptor simulate STUDY --out RUN` has the sites evaluate what was trained in that run since"
 NAMES = {"val": "validation", "test": "test"}
 
 

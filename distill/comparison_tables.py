@@ -75,7 +75,7 @@ def _head(trainings: Trainings) -> str:
     study = read_study_of(trainings.runs[0])
     made_up = any(isinstance(site.source, PhantomSource) for site in study.sites)
     missing, runs = ", ".join(trainings.missing), len(trainings.runs)
-    absent = f" Not evaluated in every run, and so left out: {missing}; {EVALUATE}." if missing else ""
+    absent = f" Not trained or not evaluated in every run, and so left out: {missing}; {EVALUATE}." if missing else ""
     return (
         f"**{study.name}**{', phantoms (synthetic scans)' if made_up else ''}: {runs} run{'s' * (runs > 1)}, "
         f"{len(trainings.strata())} evaluations at {len(study.sites)} sites in all (a real patient can come in several "

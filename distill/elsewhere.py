@@ -26,11 +26,11 @@ def begin(study: Study, answers: Path, folder: Path) -> None:
         links = {STORE: store}
         if any(isinstance(source, PhantomSource) for source in study.student.sources):
             links[LEAD] = store.parent / LEAD
-        for name, target in links.items():  # before study.json is written anew
-            if not target.is_dir():
-                fix = f"`preceptor simulate STUDY.toml --out {store.parent} --until scans` writes them"
-                raise InputError("the phantoms that these answers are about are gone", where=target, fix=fix)
-            _check(folder / name, target)
+        if not all(target.is_dir() for target in links.values()):
+            fix = f"`preceptor simulate STUDY.toml --out {store.parent} --until scans` writes those of that run's study"
+            raise InputError("there are no phantoms beside these answers", where=store.parent, fix=fix)
+        for name, target in links.items():
+            _check(folder / name, target)  # before study.json is written anew
         create_or_resume(folder, study)
         for name, target in links.items():
             path = folder / name

@@ -85,8 +85,8 @@ def run_job(
     `seed` is the study's unless given, `label` the scheme's id, with the seed if that is not the study's. The same
     study, answers, seed, threads and machine give the same student bit for bit, however often it was killed.
 
-    A finished student is not trained again, unless answers or slices have changed since. Of several processes, which
-    `fabric` joins (the one that the study asks for unless given), the first alone writes.
+    A finished student is not trained again, unless answers, their weighing or slices have changed since. Of several
+    processes, which `fabric` joins (the one that the study asks for unless given), the first alone writes.
 
     Raises: WaitsError where it has learned all that was collected, and `answers.rounds` says that more will come;
     InputError for an unknown scheme, answers that are missing or damaged, slices without any mask where the

@@ -68,7 +68,8 @@ class Origin(BaseModel):
 
     def digest(self) -> str:
         """What a training begins with, as text that does not depend on the order of keys."""
-        return json.dumps(self.model_dump(mode="json", exclude={"later"}), sort_keys=True)
+        without = {"later"} if self.record else {"later", "record"}  # a training of before there was one goes on
+        return json.dumps(self.model_dump(mode="json", exclude=without), sort_keys=True)
 
 
 def read_origin(folder: Path) -> Origin | None:

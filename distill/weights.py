@@ -83,8 +83,8 @@ def track_record(outlined: Iterable[tuple[TeacherBatch, Tensor]]) -> Tensor:
     """How much further off every teacher's outlines are than those of all, (T,): Dice losses, mean over slices.
 
     Judged are most likely classes: of a slice without organ, a trace of probability on each pixel would tell what a
-    whole invented organ tells. A slice's losses count from the mean of the teachers who answered it, so that nobody
-    gains by which slices they answered; who answered none, or each alone, has 0.
+    whole invented organ tells. A slice's losses count from the mean of the teachers who answered it, since slices
+    differ more than teachers do; who answered none, or each alone, has 0.
     `outlined`: what the teachers say of some slices, part by part, and masks (N, H, W). Departs: our own, see `record`.
     """
     total = count = torch.zeros(())

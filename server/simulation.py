@@ -34,7 +34,7 @@ def simulate(study: Study, folder: Path, console: Console, *, until: str = "repo
     Each part does only what is not done yet. However this ends, no process that it started goes on.
     Raises: InputError saying what ended it; KeyboardInterrupt.
     """
-    check(study, sites=until != "scans")
+    check(study, sourced=until != "scans")
     with Processes(folder / "processes.json") as processes:  # the lock first: nobody changes another's study
         run = create_or_resume(folder, study)
         with Watch() as watch, Screen(study, folder, console, watch=watch) as screen:
@@ -45,10 +45,10 @@ def simulate(study: Study, folder: Path, console: Console, *, until: str = "repo
                 raise
 
 
-def check(study: Study, *, sites: bool = True) -> None:
-    """InputError, before anything is started, where somebody's scans are missing; `sites`: the hospitals' as well."""
-    sources = {f"site {site.name}": site.source for site in study.sites if sites}
-    if none := [who for who, source in sources.items() if source is None]:
+def check(study: Study, *, sourced: bool = True) -> None:
+    """InputError, before anything is started, where scans are missing; `sourced`: every site must name some."""
+    sources = {f"site {site.name}": site.source for site in study.sites}
+    if none := [who for who, source in sources.items() if source is None and sourced]:
         fix = 'add `source = { folder = "…" }` or `source = { phantom = "…", cases = 12 }` there'
         raise InputError(f"{none[0]} has no `source`, and a simulation has no hospital to ask", fix=fix)
     sources |= {f"the student's source {n}": source for n, source in enumerate(study.student.sources, 1)}

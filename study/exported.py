@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ UNREADABLE = (runtime.Fail, runtime.InvalidArgument, runtime.InvalidGraph, runti
 ANEW = "export the student again with `preceptor export`"
 SEAL, UNSEALED = "file_sha256", "0" * 64
 """A property of the file: SHA-256 of all its bytes while these zeros stand in its place."""
+SEALED = re.compile(rb"file_sha256\x12\x40([0-9a-f]{64})")
+"""The same as it lies in the file: name, tag and length of a protobuf string, value."""
 
 
 def properties_of(leaflet: Leaflet) -> dict[str, str]:
@@ -33,13 +36,12 @@ def properties_of(leaflet: Leaflet) -> dict[str, str]:
 
 def sealed(content: bytes) -> bytes:
     """An ONNX file with `properties_of` a leaflet, and its checksum in its place."""
-    return _with_seal(content, UNSEALED, hashlib.sha256(content).hexdigest())
+    return _with_seal(content, hashlib.sha256(content).hexdigest())
 
 
-def _with_seal(content: bytes, old: str, new: str) -> bytes:
-    """The properties stand at a file's end: the last place is meant."""
-    before, _, after = content.rpartition(old.encode())
-    return before + new.encode() + after
+def _with_seal(content: bytes, seal: str) -> bytes:
+    *_, place = SEALED.finditer(content)  # properties stand at a file's end
+    return content[: place.start(1)] + seal.encode() + content[place.end(1) :]
 
 
 def reader_of(file: Path, *, threads: int) -> Reader:
@@ -48,12 +50,14 @@ def reader_of(file: Path, *, threads: int) -> Reader:
     Raises: InputError unless it is an ONNX file with a leaflet, whole to the last bit, whose network takes and gives
     what the leaflet says.
     """
+    is_sealed = _check_seal(file)  # first: what is not whole must not be made sense of
     session = _session(file, threads)
     leaflet = _leaflet(session, file)
+    if not is_sealed:
+        raise InputError("was exported before such files had a checksum", where=file, fix=ANEW)
     plan, classes = Preprocess.model_validate(leaflet.preprocess), len(leaflet.classes)
     _check(session.get_inputs(), INPUT, (1, *plan.size), file)
     _check(session.get_outputs(), OUTPUT, (classes, *plan.size), file)
-    _check_seal(session.get_modelmeta().custom_metadata_map.get(SEAL, UNSEALED), file)
 
     def logits(sampled: Sampled) -> NDArray[np.float32]:
         images = sampled.intensities[:, None]
@@ -92,11 +96,17 @@ def _leaflet(session: onnxruntime.InferenceSession, file: Path) -> Leaflet:
     return leaflet
 
 
-def _check_seal(seal: str, file: Path) -> None:
-    """InputError where the file is not what was sealed: a network of other weights would still give masks."""
-    if hashlib.sha256(_with_seal(file.read_bytes(), seal, UNSEALED)).hexdigest() != seal:
+def _check_seal(file: Path) -> bool:
+    """Whether it has a seal; InputError where that is of other bytes: other weights would still give masks."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return False  # ONNX Runtime says why
+    seals = SEALED.findall(content)
+    if seals and hashlib.sha256(_with_seal(content, UNSEALED)).hexdigest().encode() != seals[-1]:
         fix = f"copy it again, or {ANEW}"
         raise InputError("was changed or damaged after its export: its checksum differs", where=file, fix=fix)
+    return bool(seals)
 
 
 def _check(tensors: list[onnxruntime.NodeArg], name: str, shape: tuple[int, ...], file: Path) -> None:

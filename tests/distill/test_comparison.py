@@ -166,7 +166,10 @@ def test_a_student_who_found_nothing_has_no_distance(run: Path, tmp_path: Path) 
 def test_students_that_were_not_trained_or_evaluated_in_every_run_are_named(run: Path) -> None:
     shutil.copytree(run / "distill" / "amtkd", run / "distill" / "later")
     page = markdown(Trainings.read([run]), "supervised")
-    assert "Not evaluated in every run, and so left out: mono-teacher, uniform, later; `preceptor simulate" in page
+    assert (
+        "Not trained or not evaluated in every run, and so left out: mono-teacher, uniform, later; `preceptor simulate"
+        in page
+    )
     assert ": 1 run, " in page
 
 
@@ -194,7 +197,7 @@ def test_a_teacher_stands_beside_the_student_it_alone_has_taught(run: Path) -> N
     [
         (
             ["--label", "kd"],
-            "has the sites evaluate what they have not yet (evaluated everywhere: amtkd, supervised)",
+            "has the sites evaluate what was trained in that run since (evaluated everywhere: amtkd, supervised)",
         ),
         (["--reference", "kd"], "`kd` was not evaluated at every site of every run; name one of"),
         (["--split", "val"], "no validation patient"),

@@ -22,6 +22,7 @@ from distill.predict import open_student, predict
 from imaging.errors import InputError
 from preceptor import main
 from study.cohorts import lead_inspection
+from study.exported import SEAL, SEALED, UNSEALED, sealed
 from study.run import create_or_resume
 from study.wire import EvaluateReply
 from tests.distill.conftest import MadeRun
@@ -123,9 +124,16 @@ def of_more_classes(model: ModelProto) -> None:
     prop.value = '["background", "shell"]'
 
 
+def without_seal(model: ModelProto) -> None:
+    kept = [one for one in model.metadata_props if one.key != SEAL]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
+        (without_seal, "was exported before such files had a checksum; export the student again"),
         (without_leaflet, "is no student that `preceptor export` wrote: its metadata lacks `label`; export"),
         (of_other_size, r"has intensities .*, 1, 40, 48\] where a student of its metadata has .*, 1, 40, 56\]; export"),
         (of_more_classes, r"has logits .* 3, 40, 48\] where a student of its metadata has logits .* 2, 40, 48\]"),
@@ -135,20 +143,25 @@ def test_a_foreign_file_is_refused(
     spoil: Callable[[ModelProto], None], words: str, exported: tuple[MadeRun, Path, Path], tmp_path: Path
 ) -> None:
     model = onnx.load(exported[2] / "student.onnx")
+    for prop in model.metadata_props:
+        prop.value = UNSEALED if prop.key == SEAL else prop.value
     spoil(model)
-    onnx.save(model, tmp_path / "spoilt.onnx")
+    content = model.SerializeToString()
+    (tmp_path / "spoilt.onnx").write_bytes(sealed(content) if SEALED.search(content) else content)
     with pytest.raises(InputError, match=words):
         open_student(tmp_path / "spoilt.onnx", threads=1)
 
 
-def test_a_flipped_bit_is_noticed(exported: tuple[MadeRun, Path, Path], tmp_path: Path) -> None:
-    model = onnx.load(exported[2] / "student.onnx")
-    weights = max((one.raw_data for one in model.graph.initializer), key=len)
-    content = bytearray((exported[2] / "student.onnx").read_bytes())
-    content[content.index(weights) + 3] ^= 1
-    (tmp_path / "student.onnx").write_bytes(content)
-    with pytest.raises(InputError, match="was changed or damaged after its export: its checksum differs; copy it"):
-        open_student(tmp_path / "student.onnx", threads=1)
+def test_a_flipped_bit_is_noticed_wherever_it_is(exported: tuple[MadeRun, Path, Path], tmp_path: Path) -> None:
+    whole = (exported[2] / "student.onnx").read_bytes()
+    model = onnx.load_from_string(whole)
+    weights = whole.index(max((one.raw_data for one in model.graph.initializer), key=len))
+    for place in (0, 40, weights + 3, whole.index(b"background"), whole.index(b"file_sha256") + 20, len(whole) - 1):
+        content = bytearray(whole)
+        content[place] ^= 1
+        (tmp_path / "student.onnx").write_bytes(content)
+        with pytest.raises(InputError, match="was changed or damaged after its export: its checksum differs; copy it"):
+            open_student(tmp_path / "student.onnx", threads=1)
 
 
 @pytest.mark.parametrize("content", [b"", b"no network", None])

@@ -24,6 +24,7 @@ from distill import schemes
 from distill.batches import plain, proven
 from distill.commands import distill_command
 from distill.job import new_scheme, prepare, run_job
+from distill.origin import Origin
 from distill.schemes.base import teachers_of
 from distill.settings import changed
 from distill.sources import StoredAnswers
@@ -238,6 +239,8 @@ def test_a_student_whose_teachers_were_weighed_otherwise_is_made_anew(make_run: 
     origin = run.folder / "distill" / "consensus" / "origin.json"
     told = json.loads(origin.read_text())
     assert told.pop("record") is True
+    others = Origin.model_validate(told | {"record": False})
+    assert '"record"' not in others.digest(), "a training that hears no record goes on from a checkpoint of before"
     origin.write_text(json.dumps(told))  # as before there was a record
     again = run_job(run.study, run.folder, "consensus", progress=lambda done: calls.append(done.step))
     assert calls == list(range(1, 8))

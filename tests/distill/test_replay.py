@@ -43,6 +43,8 @@ def test_what_differs_is_told(make_run: MakeRun) -> None:
     card = read_card(folder)
     assert card
     write_card(folder, card.model_copy(update={"made_on": card.made_on | {"torch": "1.0", "processor": "abacus"}}))
+    origin = json.loads((folder / "origin.json").read_bytes())
+    (folder / "origin.json").write_text(json.dumps(origin | {"record": True}))
     torch.nn.init.normal_(next(run.teachers["north"].parameters()))
     run.answer("north")
     study: dict[str, Any] = json.loads((run.folder / "study.json").read_bytes())
@@ -51,7 +53,13 @@ def test_what_differs_is_told(make_run: MakeRun) -> None:
     code, told = replayed(run.folder, "--label", "uniform")
     assert code == 1
     assert "uniform: ANOTHER student" in told
-    for line in ("torch: 1.0 → ", "processor: abacus → ", "settings: ", "data: answers of north: attention/0, "):
+    for line in (
+        "torch: 1.0 → ",
+        "processor: abacus → ",
+        "settings: ",
+        "weights: how answers",
+        "data: answers of north: attention/0, ",
+    ):
         assert line in told
     assert "answers of east" not in told
     assert json.loads((folder / CARD).read_bytes())["weights_hash"] == card.weights_hash

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from distill import tracking
+from imaging.errors import InputError
 from preceptor import app
 from study.run import events
 
@@ -74,12 +75,15 @@ def test_a_tracker_that_fails_ends_no_training(
 def test_a_tracker_that_cannot_be_closed_costs_no_student(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    told = list[str]()
+
     @contextmanager
     def closing(*_: object) -> Iterator[tracking.Write]:
         try:
             yield lambda values, step: None
-        finally:
-            raise OSError("no space left")
+        except InputError as error:
+            told.append(error.what)
+        raise OSError("no space left")
 
     run = make_run(2)
     monkeypatch.setattr(tracking, "_tensorboard", closing)
@@ -89,6 +93,7 @@ def test_a_tracker_that_cannot_be_closed_costs_no_student(
     assert "the tracker could not be closed, and may lack the end of the curves (no space left)" in caplog.text
     refused = CliRunner().invoke(app, [*words, "--set", "steps=9", "--label", "supervised"])
     assert "holds a student of other settings" in str(refused.exception)
+    assert told == ["holds a student of other settings"], "a tracker learns how a training ended"
 
 
 def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(

@@ -13,15 +13,16 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from rich.console import Console
 
 from imaging.errors import InputError
 from server.deployment import Coordinator
 from server.federation import Federation
 from server.processes import Command, Processes
-from server.simulation import Simulation, check
+from server.simulation import Simulation, simulate
 from server.words import words
 from study.cards import card_path, write_card
-from study.plan import Averaging, Distill, read_study
+from study.plan import Averaging, Distill, FolderSource, read_study
 from study.run import Run
 from study.wire import Card, Parts
 
@@ -151,12 +152,15 @@ def test_teachers_are_evaluated_again_after_one_has_learned_more(tmp_path: Path,
     assert bool(asked) == again
 
 
-def test_phantoms_are_written_also_where_hospitals_have_scans_of_their_own() -> None:
+@pytest.mark.parametrize(
+    ("until", "words"), [("train", "site hospital-a has no `source`"), ("scans", "student's source 1 are missing")]
+)
+def test_scans_are_written_also_where_hospitals_have_their_own(tmp_path: Path, until: str, words: str) -> None:
     study = read_study(ROOT / "studies" / "prostate.toml")
-    bare = study.model_copy(update={"sites": [site.model_copy(update={"source": None}) for site in study.sites]})
-    with pytest.raises(InputError, match="site hospital-a has no `source`"):
-        check(bare)
-    check(bare, sites=False)
+    lead = study.student.model_copy(update={"sources": [FolderSource(folder=tmp_path / "gone")]})
+    sites = [site.model_copy(update={"source": None}) for site in study.sites]
+    with pytest.raises(InputError, match=words):
+        simulate(study.model_copy(update={"student": lead, "sites": sites}), tmp_path / "run", Console(), until=until)
 
 
 def test_a_phase_that_failed_stops_the_simulation_in_its_words(tmp_path: Path) -> None:

@@ -73,14 +73,14 @@ class Trainings:
                     what = f"no {NAMES[split]} patient was evaluated at {site}"
                     raise InputError(what, where=runs[0], fix="compare the others' by `--split`")
         _check_patients(runs, found, shared)
-        study = read_study_of(runs[0]).distill
-        chosen = tuple(labels or _in_order(shared, study.students[1:]))
+        planned = read_study_of(runs[0]).distill.students
+        chosen = tuple(labels or _in_order(shared, planned[1:]))
         cases = {
             label: [{site: getattr(replies[label][site], split) for site in sorted(sites)} for replies in found]
             for label in chosen
         }
         teachers = _teachers(runs, sites) if split == "test" else {}
-        made = _in_order({label for run in runs for label in distilled(run)} | set(study.students), study.students)
+        made = _in_order({label for run in runs for label in distilled(run)} | set(planned), planned)
         absent = () if labels else tuple(label for label in made if label not in shared)
         return cls(tuple(runs), chosen, cases, teachers, absent)
 

@@ -26,7 +26,7 @@ def begin(study: Study, answers: Path, folder: Path) -> None:
         links = {STORE: store}
         if any(isinstance(source, PhantomSource) for source in study.student.sources):
             links[LEAD] = store.parent / LEAD
-        if not all(target.is_dir() for target in links.values()):
+        if LEAD in links and not links[LEAD].is_dir():
             fix = f"`preceptor simulate STUDY.toml --out {store.parent} --until scans` writes those of that run's study"
             raise InputError("there are no phantoms beside these answers", where=store.parent, fix=fix)
         for name, target in links.items():

@@ -170,7 +170,7 @@ class CaMkd(Plan):
 
 
 class Consensus(Plan):
-    """`[distill.consensus]`: our own scheme, the first of all in the mean on real scans and on phantoms."""
+    """`[distill.consensus]`: our own scheme, the first of all in the mean on real scans and on prostate phantoms."""
 
     kl: float = Field(1.0, ge=0)
     """Weight of the KL to the teachers' mixture."""

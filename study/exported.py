@@ -23,7 +23,7 @@ UNREADABLE = (runtime.Fail, runtime.InvalidArgument, runtime.InvalidGraph, runti
 ANEW = "export the student again with `preceptor export`"
 SEAL, UNSEALED = "file_sha256", "0" * 64
 """A property of the file: SHA-256 of all its bytes while these zeros stand in its place."""
-SEALED = re.compile(rb"file_sha256\x12\x40([0-9a-f]{64})")
+SEALED = re.compile(SEAL.encode() + rb"\x12\x40([0-9a-f]{64})")
 """The same as it lies in the file: name, tag and length of a protobuf string, value."""
 
 

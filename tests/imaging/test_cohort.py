@@ -174,6 +174,13 @@ def test_a_mask_is_never_given_to_another_patient(tmp_path: Path, image: str, la
     assert whats(found) == ["the scans on this mask's grid are named for other cases"]
 
 
+def test_sizes_alone_are_no_positions(tmp_path: Path) -> None:
+    scan(tmp_path / "anna" / "image.nii.gz")
+    scan(tmp_path / "carla" / "image.nii.gz", shape=(9, 7, 5))
+    mask(tmp_path / "berta" / "mask.nii.gz")
+    assert set(pairs(tmp_path).values()) == {None}
+
+
 def test_where_no_two_patients_share_a_grid_positions_tell_more_than_folders(tmp_path: Path) -> None:
     names = {"anna": ("anna/t2/1.nii.gz", "anna/drawn/reading7.nii.gz"), "berta": ("berta/t2/3.nii.gz", "x/8.nii.gz")}
     for n, (image, label) in enumerate(names.values()):

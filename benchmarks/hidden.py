@@ -59,7 +59,7 @@ def hidden(slices: SliceCache, whole: SliceCache) -> Iterator[tuple[Ids, NDArray
 def guesses(study: Study, run: Path, slices: SliceCache, students: list[str]) -> Mapping[str, Guess]:
     """What is compared, by name."""
     train = lead_split(study, slices)["train"]
-    stored = open_rounds(study, run, slices, train, Needs())[-1]
+    stored = open_rounds(study, run, slices, Needs())[-1]
     slices = with_fewer_masks(study, slices, train)
     answers = proven(slices, stored, train)
     teachers = {f"teacher {site}": partial(of_teacher, answers, n) for n, site in enumerate(answers.sites)}

@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from distill.schemes.base import Needs
 from distill.sources import StoredAnswers
 from distill.unpacked import Unpacked, unpacked
@@ -21,23 +18,20 @@ from study.cohorts import open_store, shards
 from study.plan import Study
 from study.run import left_out, read_study_of
 from study.store import AnswerStore, DamagedError
-from study.views import numbered
 
 ANEW = "that round is over, and its teachers have trained on: start anew in another folder with `--out`"
 COPY = f"put a copy of its files back, or learn without that site (`distill.without`); else {ANEW}"
 
 
-def open_rounds(
-    study: Study, run_folder: Path, slices: SliceCache, ids: NDArray[np.int64], needs: Needs
-) -> tuple[StoredAnswers, ...]:
-    """What the sites answered about the training slices `ids` and their views, as far as a scheme needs it, unpacked.
+def open_rounds(study: Study, run_folder: Path, slices: SliceCache, needs: Needs) -> tuple[StoredAnswers, ...]:
+    """What the sites answered about the study's training slices and their views, as far as a scheme needs it, unpacked.
 
     The first round, and each further one that has been collected so far; who was left out of a further one is heard
     there as it answered before.
     Raises: InputError when no or too few sites have answered, a site's answers are not complete although it was not
     left out, one is damaged, or no site gave what the scheme needs (by its policy, or having logits alone).
     """
-    reader = _Reader(study, run_folder, slices, ids, needs)
+    reader = _Reader(study, run_folder, slices, needs)
     found = [StoredAnswers(reader.unpacked(reader.sites(), 0))]
     for number in range(1, study.answers.rounds):
         if (sites := reader.renewed(found[0].sites, number)) is None:
@@ -53,7 +47,6 @@ class _Reader:
     study: Study
     run_folder: Path
     slices: SliceCache
-    ids: NDArray[np.int64]
     needs: Needs
 
     def store(self, number: int) -> AnswerStore:
@@ -113,12 +106,10 @@ class _Reader:
         study, slices, store = self.study, self.slices, self.store(number)
         folder = self.run_folder / "distill" / CACHE / store.round_name
         height, width = slices.images.shape[1:]
-        asked = np.concatenate([numbered(slices, self.ids, view) for view in range(study.answers.views + 1)])
+        asked = shards(study, slices)
         try:
             return {
-                site: unpacked(
-                    store, site, self.needs.contents, folder / site, asked, size=(height, width), n_shards=self.n_shards
-                )
+                site: unpacked(store, site, self.needs.contents, folder / site, asked, size=(height, width))
                 for site in sites
             }
         except DamagedError as error:

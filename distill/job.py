@@ -178,7 +178,7 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
     learner = new_scheme(study, scheme, seed)
     rounds: tuple[StoredAnswers, ...] = ()
     if learner.needs.teachers != "none":
-        rounds = open_rounds(study, run_folder, slices, train, learner.needs)
+        rounds = open_rounds(study, run_folder, slices, learner.needs)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived(seed, "adapt"))
             learner.adapt(plain(slices, rounds[0], train[:1]))

@@ -6,6 +6,7 @@ memory map 0.4 ms.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,21 +38,23 @@ class Unpacked:
 
     @classmethod
     def build(
-        cls, store: AnswerStore, site: str, content: str, folder: Path, ids: Ids, *, size: Size, n_shards: int
+        cls, store: AnswerStore, site: str, content: str, folder: Path, asked: Sequence[Ids], *, size: Size
     ) -> Unpacked:
-        """Unpack a content into `folder`, every checksum compared, unless that is what lies there already.
+        """Unpack a content into `folder`, every checksum compared, unless that is what lies there already, undamaged.
 
-        `size` is the slices' (H, W); shards from number `n_shards` on are of views that are not learned from.
+        `size` is the slices' (H, W), `asked` the numbers of each shard's slices: all that are learned from.
 
-        Raises: InputError naming site and shard when one is damaged, or answers slices that were not asked.
+        Raises: InputError naming site and shard when one is damaged, or answers other slices than were asked.
         """
-        read = {shard: mark for shard, mark in store.checksums(site, content).items() if int(shard) < n_shards}
+        ids = np.concatenate(asked)
+        read = {shard: mark for shard, mark in store.checksums(site, content).items() if int(shard) < len(asked)}
         note = {"checksums": read, "ids": digest({"ids": ids})}
-        if not (folder / NOTE).exists() or json.loads((folder / NOTE).read_text(encoding="utf-8")) != note:
+        if not _lies_there(folder, note):
             clear(folder)
             with replacing(folder) as temporary:
                 temporary.mkdir()
-                _unpack(store, site, content, temporary, ids, size=size)
+                _unpack(store, site, content, temporary, asked, size=size)
+                note["files"] = _hashes(temporary)
                 (temporary / NOTE).write_text(json.dumps(note), encoding="utf-8")
         return cls(folder, ids)
 
@@ -62,29 +65,49 @@ class Unpacked:
 
 
 def unpacked(
-    store: AnswerStore, site: str, contents: Sequence[str], folder: Path, ids: Ids, *, size: Size, n_shards: int
+    store: AnswerStore, site: str, contents: Sequence[str], folder: Path, asked: Sequence[Ids], *, size: Size
 ) -> dict[str, Unpacked]:
     """Each of these contents that the site released, unpacked under `folder`; see `Unpacked.build`."""
     return {
-        content: Unpacked.build(store, site, content, folder / content, ids, size=size, n_shards=n_shards)
+        content: Unpacked.build(store, site, content, folder / content, asked, size=size)
         for content in contents
         if content not in store.withheld(site)
     }
 
 
-def _unpack(store: AnswerStore, site: str, content: str, folder: Path, ids: Ids, *, size: Size) -> None:
-    """One file an array, (len(ids), …), filled shard by shard."""
+def _lies_there(folder: Path, note: dict[str, Any]) -> bool:
+    """Whether the folder holds what `note` tells of, and its files are as they were written."""
+    try:
+        found = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        return bool(found == note | {"files": _hashes(folder)})
+    except (OSError, ValueError):
+        return False
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each array's file: they outlive jobs, and every job of the run learns from them."""
+    found = {}
+    for path in sorted(folder.glob("*.npy")):
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _unpack(store: AnswerStore, site: str, content: str, folder: Path, asked: Sequence[Ids], *, size: Size) -> None:
+    """One file an array, (slices, …), filled shard by shard."""
+    ids = np.concatenate(asked)
     maps: dict[str, NDArray[Any]] = {"answered": _array(folder, "answered", np.dtype(bool), (len(ids),))}
     card = store.card(site)
     ends = ends_of(card.model, card.options)
     for answers in store.in_order(site, [content]):
-        if answers.slice_ids[0] > ids[-1]:  # from here on of views that are not learned from
+        index = answers.header.index
+        if index >= len(asked) and answers.slice_ids[0] > ids[-1]:  # from here on of views that are not learned from
             break
-        rows = np.searchsorted(ids, answers.slice_ids)
-        if not np.array_equal(ids[np.minimum(rows, len(ids) - 1)], answers.slice_ids):
-            what = f"shard {answers.header.index} of site {site} answers other slices than the student's to train on"
+        if index >= len(asked) or not np.array_equal(asked[index], answers.slice_ids):
+            what = f"shard {index} of site {site} answers other slices than the student's to train on"
             fix = "restore `seed` and `distill.split`, or collect anew into another folder (`preceptor simulate --out`)"
             raise InputError(what, where=store.folder / site, fix=fix)
+        rows = np.searchsorted(ids, answers.slice_ids)
         for name, array in decoded(answers.arrays, store.encoding, size=size, ends=ends).items():
             if name not in maps:
                 maps[name] = _array(folder, name, array.dtype, (len(ids), *array.shape[1:]))

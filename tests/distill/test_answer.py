@@ -80,7 +80,7 @@ def test_files_of_all_kinds_fill_a_store_that_a_student_learns_from(run: MadeRun
     assert cards["south"] is not None
     assert cards["south"].weights_hash == its_hash
     assert run.store.withheld("north") == ["attention", "contrast"]
-    said = open_rounds(run.study, run.folder, run.slices, lead_split(run.study, run.slices)["train"], ALL)[0]
+    said = open_rounds(run.study, run.folder, run.slices, ALL)[0]
     batch = said.answers(lead_split(run.study, run.slices)["train"][:3])
     assert batch.answered.all()
     assert batch.gives("attention/decoder").tolist() == [False, True, True]
@@ -127,10 +127,9 @@ def test_a_study_file_becomes_a_run(run: MadeRun, tmp_path: Path) -> None:
 
 def test_where_all_have_logits_alone_the_remedy_asks_no_site_for_more(run: MadeRun) -> None:
     answer(run, *(f"{site}={onnx_file(run)}" for site in SITES))
-    ids = lead_split(run.study, run.slices)["train"]
     with pytest.raises(InputError, match=r"no site released attention.*or set the weight of what needs it to 0$"):
-        open_rounds(run.study, run.folder, run.slices, ids, ALL)[0]
-    assert open_rounds(run.study, run.folder, run.slices, ids, Needs())[0].sites == SITES
+        open_rounds(run.study, run.folder, run.slices, ALL)[0]
+    assert open_rounds(run.study, run.folder, run.slices, Needs())[0].sites == SITES
 
 
 def test_another_teacher_under_the_same_name_is_refused(run: MadeRun) -> None:

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -31,7 +30,7 @@ ALL = Needs(contents=("logits", "attention", "contrast"))
 
 
 def opened(run: MadeRun, needs: Needs = ALL) -> StoredAnswers:
-    return open_rounds(run.study, run.folder, run.slices, lead_split(run.study, run.slices)["train"], needs)[0]
+    return open_rounds(run.study, run.folder, run.slices, needs)[0]
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -88,8 +87,7 @@ def test_one_teacher_is_the_best_at_home_or_the_one_that_the_study_names(make_ru
     one = Needs(teachers="one")
     assert opened(run, one).sites == ("east",)
     named = run.changed(mono_teacher="south")
-    ids = lead_split(run.study, run.slices)["train"]
-    assert open_rounds(named, run.folder, run.slices, ids, one)[0].sites == ("south",)
+    assert open_rounds(named, run.folder, run.slices, one)[0].sites == ("south",)
 
 
 def test_answers_are_unpacked_once_and_again_when_they_change(make_run: MakeRun) -> None:
@@ -130,8 +128,7 @@ def test_a_site_that_is_not_heard_need_not_have_answered(make_run: MakeRun) -> N
     run.answer("north")
     run.answer("south")
     run.answer("east", [0])
-    ids = lead_split(run.study, run.slices)["train"]
-    heard = open_rounds(run.changed(without=["east"]), run.folder, run.slices, ids, ALL)[0]
+    heard = open_rounds(run.changed(without=["east"]), run.folder, run.slices, ALL)[0]
     assert heard.sites == ("north", "south")
 
 
@@ -210,6 +207,36 @@ def test_a_damaged_shard_is_named_and_leaves_no_cache(make_run: MakeRun) -> None
 
 def test_foreign_slices_are_refused(make_run: MakeRun) -> None:
     run = make_run()
-    others = np.arange(run.slices.images.shape[0], dtype=np.int64)[::2]
+    other = run.study.model_copy(update={"seed": run.study.seed + 1})
     with pytest.raises(InputError, match="of site north answers other slices than the student's"):
-        open_rounds(run.study, run.folder, run.slices, others, ALL)[0]
+        open_rounds(other, run.folder, run.slices, ALL)
+
+
+def test_patients_whom_nobody_was_asked_about_are_not_passed_over(make_run: MakeRun) -> None:
+    made = make_run(answered=False)
+    large = made.study.federation.model_copy(update={"shard_slices": 64})  # all of it in one shard, however split
+    run = replace(made, study=made.study.model_copy(update={"federation": large}))
+    for site in run.teachers:
+        run.answer(site)
+    assert opened(run).sites == tuple(run.teachers)
+    with pytest.raises(InputError, match=r"shard 0 of site north answers other slices .*distill.split"):
+        open_rounds(run.changed(split=[1.0, 0.0, 0.0]), run.folder, run.slices, ALL)
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 64
+    path.write_bytes(content)
+
+
+def halved(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [flipped, halved, Path.unlink])
+def test_a_damaged_cache_is_made_anew(make_run: MakeRun, damage: Callable[[Path], None]) -> None:
+    run = make_run()
+    ids = lead_split(run.study, run.slices)["train"]
+    before = opened(run).answers(ids).logits
+    damage(run.folder / "distill" / "answers-cache" / "round-000" / "north" / "logits" / "logits.npy")
+    assert torch.equal(opened(run).answers(ids).logits, before)

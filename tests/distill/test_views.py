@@ -35,7 +35,7 @@ def with_views(run: MadeRun, views: int) -> MadeRun:
 
 def batches(run: MadeRun) -> TrainingBatches:
     train = lead_split(run.study, run.slices)["train"]
-    answers = open_rounds(run.study, run.folder, run.slices, train, Needs(contents=("logits", "contrast")))[0]
+    answers = open_rounds(run.study, run.folder, run.slices, Needs(contents=("logits", "contrast")))[0]
     return TrainingBatches(
         run.slices, train, answers, 5, 4, augment=run.study.augment, views=run.study.answers.views, views_seed=0
     )

@@ -94,7 +94,7 @@ def halved(values: Tensor) -> Tensor:
 def scaled(maps: Tensor) -> Tensor:
     """Maps (N, h, w), at least 0, with their maximum at 1, so that float16 holds them; a map of zeros stays.
 
-    Only the direction of an attention map counts, so nothing is lost.
+    Only the direction of an attention map counts, so nothing is lost, but for a loss that would compare raw sizes.
     """
     return maps / maps.amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
 

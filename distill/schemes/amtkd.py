@@ -12,7 +12,7 @@ from distill.losses.contrast import contrast_distance
 from distill.losses.kl import KL
 from distill.schemes.taught import Lesson, Taught, over_taps, region_term
 from models.contents import Content
-from models.knowledge import attention_map
+from models.knowledge import attention_map, scaled
 from study.distill_tables import Attention
 
 
@@ -48,11 +48,14 @@ def attention_term(lesson: Lesson, tap: str, *, form: Attention) -> Tensor:
     """AT of the teachers at one tap. Source: AMTKD, Eq. 3.
 
     `scaled` divides it by the side of the student's grid, into [0, 2]. Departs: summed, a tap at half the slice's size
-    weighs four times one at an eighth, and at the paper's alpha it drowns every other term.
+    weighs four times one at an eighth, and at the paper's alpha it drowns every other term. Departs, `as-printed`:
+    sites send a map with its maximum at 1, so the student's is brought to that size; in its own it would drown theirs.
     """
     own, name = attention_map(lesson.features[tap]), f"attention/{tap}"
-    distance = attention_printed if form == "as-printed" else attention_transfer
-    total = lesson.distance(name, lambda told: distance(own, told[name]))
+    if form == "as-printed":
+        total = lesson.distance(name, lambda told: attention_printed(scaled(own), told[name]))
+    else:
+        total = lesson.distance(name, lambda told: attention_transfer(own, told[name]))
     return total / (math.sqrt(own[0].numel()) if form == "scaled" else 1.0)
 
 

@@ -19,7 +19,7 @@ from distill.losses.kl import soften, student_first_kl, teacher_first_kl
 from distill.schemes.base import Batch, Scheme, TeacherBatch
 from distill.weights import LAWS, dissent
 from imaging.errors import InputError
-from models.knowledge import attention_map, region_contrast
+from models.knowledge import SAYS, attention_map, region_contrast
 from study.dice import dice_loss
 from study.distill_tables import Weights
 from study.lovasz import lovasz_softmax
@@ -113,6 +113,32 @@ def test_a_teacher_who_gives_logits_alone_counts_where_it_can(name: str, student
     terms = learner.loss(data)
     assert all(term.isfinite() for term in terms.values())
     assert all(terms[term] != 0 for term in TERMS[name] - {"decay"})
+
+
+def test_what_a_teacher_does_not_give_is_weighed_among_those_who_do(student: Student, batch: MakeBatch) -> None:
+    learner, data = (
+        schemes.create("amtkd", student(3), Distill.model_validate({"weights": {"law": "uniform"}}), 3),
+        batch(3),
+    )
+    answers = answers_of(data)
+    answers.told[1].clear()
+    learner.student.eval()
+    among_three = learner.loss(data)
+    others = TeacherBatch(answers.logits[:, ::2], answers.answered[:, ::2], answers.told[::2], answers.sites[::2])
+    alone = learner.loss(replace(data, teachers=others))
+    for term in ("attention", "contrast"):
+        assert_close(among_three[term], alone[term])
+
+
+def test_attention_as_printed_compares_maps_in_the_size_they_are_sent_in(student: Student, batch: MakeBatch) -> None:
+    learner, data = scheme("amtkd", student, attention="as-printed"), batch(3)
+    taps = dict(zip(("encoder", "decoder"), hooked(learner.student.eval()), strict=True))
+    learner.student(data.images)
+    same = {f"attention/{tap}": SAYS["attention"](features[-1]).detach() for tap, features in taps.items()}
+    assert learner.loss(data)["attention"] > 0.1
+    for told in answers_of(data).told:
+        told.update(same)
+    assert learner.loss(data)["attention"] == 0
 
 
 @pytest.mark.parametrize("name", ["amtml-kd", "ca-mkd"])

@@ -92,6 +92,9 @@ def student(folder: Path, study: Study) -> nn.Module:
     if card.classes != study.task.classes:
         what = f"segments {', '.join(card.classes)}, the study has {', '.join(study.task.classes)}"
         raise InputError(what, where=folder, fix="name a student of this study")
+    if card.preprocess != study.preprocess.model_dump(mode="json"):
+        what = f"learned from slices prepared otherwise ({card.preprocess})"
+        raise InputError(what, where=folder, fix="name a student of this study, or evaluate it in its own run")
     return network
 
 

@@ -51,6 +51,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Course(config, task, open_scans(config, task)).teach(1, Status(name))
     write_student(folder / "distill" / "amtkd", study.task.classes, study.preprocess)
     write_student(folder / "distill" / "other", ["background", "spleen"], study.preprocess)
+    wide = study.preprocess.model_copy(update={"spacing_mm": (9.0, 9.0)})
+    write_student(folder / "distill" / "wide", study.task.classes, wide)
     return folder
 
 
@@ -99,6 +101,7 @@ def test_the_table_has_a_column_a_site(run: Path) -> None:
         (["."], "is no run folder"),
         (["RUN", "--student", "RUN/distill/none"], "holds no finished student"),
         (["RUN", "--student", "RUN/distill/other"], "segments background, spleen, the study has"),
+        (["RUN", "--student", "RUN/distill/wide"], r"learned from slices prepared otherwise .*\[9\.0, 9\.0\]"),
         (["RUN", "--site", "RUN/none.toml"], "cannot be read"),
     ],
 )

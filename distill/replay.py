@@ -16,7 +16,7 @@ from distill.machine import made_on
 from distill.origin import Origin, read_origin
 from imaging.errors import InputError
 from study.plan import Study
-from study.run import read_study_of
+from study.run import Run, read_study_of
 from study.student import StudentCard, read_card
 from study.training import Progress, weights_hash
 
@@ -72,7 +72,8 @@ def replay(finished: Finished, fabric: Fabric, progress: Callable[[Progress], No
         finally:
             if fabric.is_global_zero:
                 shutil.rmtree(stage, ignore_errors=True)
-    differing = (*_origins(read_origin(folder), job.origin), *_machines(card.made_on, made_on(fabric)))
+    changed = (*_machines(card.made_on, made_on(fabric)), *_meanwhile(folder, card))
+    differing = (*_origins(read_origin(folder), job.origin), *changed)
     return Replay(card.weights_hash, weights_hash(job.scheme.student.state_dict()), differing)
 
 
@@ -107,6 +108,17 @@ def _origins(then: Origin | None, now: Origin) -> list[str]:
             if shards:
                 found.append(f"data: answers of {site}: {', '.join(shards)}")
     return found
+
+
+def _meanwhile(folder: Path, card: StudentCard) -> list[str]:
+    """What differed between the process that finished it and those before it, which were stopped."""
+    lines = [
+        f"{name}: {started[name]} → {last} while it was trained"
+        for started in Run(folder).events("started")
+        for name, last in card.made_on.items()
+        if started.get(name, last) != last
+    ]
+    return list(dict.fromkeys(lines))
 
 
 def _machines(then: dict[str, str], now: dict[str, str]) -> list[str]:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from distill.job import run_job
 from preceptor import app
+from study.run import Run
 from study.student import CARD, read_card, write_card
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def test_what_differs_is_told(make_run: MakeRun) -> None:
     write_card(folder, card.model_copy(update={"made_on": card.made_on | {"torch": "1.0", "processor": "abacus"}}))
     origin = json.loads((folder / "origin.json").read_bytes())
     (folder / "origin.json").write_text(json.dumps(origin | {"record": True}))
+    Run(folder).event("started", **card.made_on | {"numpy": "0.9"})
     torch.nn.init.normal_(next(run.teachers["north"].parameters()))
     run.answer("north")
     study: dict[str, Any] = json.loads((run.folder / "study.json").read_bytes())
@@ -56,6 +58,7 @@ def test_what_differs_is_told(make_run: MakeRun) -> None:
     for line in (
         "torch: 1.0 → ",
         "processor: abacus → ",
+        "numpy: 0.9 → ",
         "settings: ",
         "weights: how answers",
         "data: answers of north: attention/0, ",

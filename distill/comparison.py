@@ -183,11 +183,16 @@ def _over_patients(gain: Values, strata: NDArray[np.int64], seed: int) -> tuple[
 
 
 def resampled(values: Values, strata: NDArray[np.int64], *, seed: int | list[int], draws: int = DRAWS) -> Values:
-    """Bootstrap draws of the mean over strata of each stratum's mean, patients drawn with replacement within each."""
+    """Bootstrap draws of the mean over strata of each stratum's mean, patients drawn with replacement within each.
+
+    Draws of n patients vary by (n - 1) / n of what means of n patients do, two thirds with three patients a site: so
+    they are stretched about the stratum's mean (Davison and Hinkley 1997, *Bootstrap methods*, 3.2.2).
+    """
     generator, parts = np.random.default_rng(seed), _by_stratum(values, strata)
     total = np.zeros(draws)
     for own in parts:
-        total += own[generator.integers(len(own), size=(draws, len(own)))].mean(axis=1)
+        drawn, stretch = own[generator.integers(len(own), size=(draws, len(own)))].mean(axis=1), len(own) - 1 or 1
+        total += own.mean() + (drawn - own.mean()) * np.sqrt(len(own) / stretch)
     return total / max(1, len(parts))
 
 

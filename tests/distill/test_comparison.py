@@ -88,6 +88,14 @@ def test_what_trainings_vary_by_is_no_difference_of_schemes() -> None:
     assert 0.6 < ranks(trainings)["other"]["first"] < 0.95, "a draw of the third run alone ranks otherwise"
 
 
+def test_an_interval_over_few_patients_holds_the_truth_about_as_often_as_it_says() -> None:
+    draws, held = np.random.default_rng(0), 0
+    for _ in range(300):
+        low, high = np.quantile(resampled(draws.normal(size=9), np.repeat([0, 1, 2], 3), seed=0), [0.025, 0.975])
+        held += low <= 0 <= high
+    assert held >= 0.9 * 300
+
+
 def test_one_patient_a_site_has_no_interval_over_patients() -> None:
     [several] = differences(made({"alone": 0.0, "other": 0.1}, patients=1), "alone")
     assert several.over_patients is None

@@ -186,13 +186,14 @@ def resampled(values: Values, strata: NDArray[np.int64], *, seed: int | list[int
     """Bootstrap draws of the mean over strata of each stratum's mean, patients drawn with replacement within each.
 
     Draws of n patients vary by (n - 1) / n of what means of n patients do, two thirds with three patients a site: so
-    they are stretched about the stratum's mean (Davison and Hinkley 1997, *Bootstrap methods*, 3.2.2).
+    they are stretched about the stratum's mean (Rao and Wu 1988, their rescaling with n of n drawn).
     """
     generator, parts = np.random.default_rng(seed), _by_stratum(values, strata)
     total = np.zeros(draws)
     for own in parts:
-        drawn, stretch = own[generator.integers(len(own), size=(draws, len(own)))].mean(axis=1), len(own) - 1 or 1
-        total += own.mean() + (drawn - own.mean()) * np.sqrt(len(own) / stretch)
+        n, mean = len(own), own.mean()
+        drawn = own[generator.integers(n, size=(draws, n))].mean(axis=1)
+        total += mean + (drawn - mean) * np.sqrt(n / max(1, n - 1))
     return total / max(1, len(parts))
 
 

@@ -116,10 +116,8 @@ def test_a_teacher_who_gives_logits_alone_counts_where_it_can(name: str, student
 
 
 def test_what_a_teacher_does_not_give_is_weighed_among_those_who_do(student: Student, batch: MakeBatch) -> None:
-    learner, data = (
-        schemes.create("amtkd", student(3), Distill.model_validate({"weights": {"law": "uniform"}}), 3),
-        batch(3),
-    )
+    plan = Distill.model_validate({"weights": {"law": "uniform"}})
+    learner, data = schemes.create("amtkd", student(3), plan, 3), batch(3)
     answers = answers_of(data)
     answers.told[1].clear()
     learner.student.eval()

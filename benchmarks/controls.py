@@ -107,7 +107,7 @@ def spoiled(study: Study, run: Path, folder: Path, *, site: str) -> None:
     config = there.model_copy(update={"workspace": folder / "spoiled"})
     scans = open_scans(config, asks)
     order = generator(study.seed, "spoiled").permutation(len(scans.cache.masks))
-    scans = replace(scans, cache=replace(scans.cache, masks=scans.cache.masks[order]))
+    scans = replace(scans, cache=replace(scans.cache, outlines=scans.cache.outlines[order]))
     write_card(folder, Course(config, asks, scans).teach(asks.teacher.epochs, Status(site)))
     fill(study, folder, lead_slices(study, folder), load_teacher(config, asks))
 

@@ -87,7 +87,7 @@ def of_mixture(slices: SliceCache, answers: Teachers, law: Law, plan: Weights, i
 
 def of_student(slices: SliceCache, network: nn.Module, ids: Ids) -> NDArray[np.int64]:
     """The most likely class by a student."""
-    found: NDArray[np.int64] = logits_of(network, slices.images[ids]).argmax(1)
+    found: NDArray[np.int64] = logits_of(network, slices.images[ids], slices.plan).argmax(1)
     return found
 
 

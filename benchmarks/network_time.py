@@ -43,8 +43,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    small = [name for name in models.names("teacher") if models.spec(name).with_encoder]
-    everything = models.names("student") + [f"{name}:{encoder}" for encoder in ENCODERS for name in small]
+    small = [name for name in models.names("teacher", dims=2) if models.spec(name).with_encoder]
+    everything = models.names("student", dims=2) + [f"{name}:{encoder}" for encoder in ENCODERS for name in small]
     print("network", "parameters", *(f"{side}x{side}_ms" for side in chosen.sides), sep="\t")
     for label in chosen.names or everything:
         name, _, encoder = label.partition(":")

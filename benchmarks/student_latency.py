@@ -35,14 +35,14 @@ from torch import nn
 import models
 from distill.export import FILES, TOLERANCE, export
 from distill.measured import joined, read_by_all
-from distill.onnx_graph import BETWEEN, network_graph, quantised, with_normalisation
+from distill.onnx_graph import finished, network_graph, quantised
 from distill.records import phantoms_of
 from imaging.cohort import Case, inspect, select
 from imaging.preprocess import Preprocess, Sampled, prepare, sample
 from imaging.volume import Volume
 from server.hospitals import scans_folder
 from study import exported
-from study.exported import INPUT
+from study.exported import BETWEEN, INPUT
 from study.plan import FolderSource, Study
 from study.prediction import load_student, logits_of, reader_of
 from study.run import read_study_of
@@ -62,28 +62,28 @@ def scan_of(size: int, slices: int) -> Sampled:
 def write_files(network: nn.Module, folder: Path, scan: Sampled) -> None:
     """Both forms as `preceptor export` ships them, and their networks alone."""
     plan = Preprocess(size=(scan.grid.rows.size, scan.grid.columns.size))
-    graph = network_graph(network, plan.size)
+    graph = network_graph(network, (1, *plan.size))
     for form, one in {"ONNX": graph, "int8": quantised(graph, scan.normalised())}.items():
         onnx.save(one, folder / f"network-{FILES[form]}")
-        onnx.save(with_normalisation(one, plan, {}), folder / FILES[form])
+        onnx.save(finished(one, plan, 1, {}), folder / FILES[form])
 
 
 def forms_of(network: nn.Module, folder: Path, scan: Sampled, threads: int) -> Forms:
     """What is timed: PyTorch, ONNX and int8, and the networks alone."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    images = scan.normalised()
+    images, plan = scan.normalised(), Preprocess(size=(scan.grid.rows.size, scan.grid.columns.size))
     forms: Forms = {
-        "PyTorch": lambda: logits_of(network, scan.normalised()),
-        "PyTorch network": lambda: logits_of(network, images),
+        "PyTorch": lambda: logits_of(network, scan.normalised(), plan),
+        "PyTorch network": lambda: logits_of(network, images, plan),
     }
     for form in ("ONNX", "int8"):
         whole, alone = (
             onnxruntime.InferenceSession(str(folder / file), options, providers=["CPUExecutionProvider"])
             for file in (FILES[form], f"network-{FILES[form]}")
         )
-        forms[form] = partial(whole.run, None, {INPUT: scan.intensities[:, None]})
-        forms[f"{form} network"] = partial(alone.run, None, {BETWEEN: images[:, None].astype(np.float32)})
+        forms[form] = partial(whole.run, None, {INPUT: scan.intensities})
+        forms[f"{form} network"] = partial(alone.run, None, {BETWEEN: images.astype(np.float32)})
     return forms
 
 
@@ -109,7 +109,7 @@ def latency(size: int, slices: int, turns: int, counts: list[int]) -> None:
     columns = [f"{threads} thread{'s' if threads > 1 else ''} | network alone" for threads in counts]
     print(f"| student | form | bytes | {' | '.join(columns)} |\n|---|---|--:|{'--:|--:|' * len(counts)}")
     scan = scan_of(size, slices)
-    for name in models.names("student"):
+    for name in models.names("student", dims=2):
         torch.manual_seed(0)
         network = models.create(name, 1, 2).eval()
         with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-import models
 from client.scans import Part, Scans
 from client.site import SiteConfig
 from client.status import Status
@@ -24,6 +23,8 @@ from imaging.grid import to_native
 from imaging.metrics import case_metrics, mean_dice
 from imaging.slices import CachedCase
 from study.draws import generator
+from study.networks import build
+from study.plan import Task
 from study.prediction import logits_of
 from study.wire import Arrays, AverageRequest, CaseMetrics, EvaluateReply, EvaluateRequest, digest, expect
 
@@ -44,7 +45,7 @@ def evaluate(
     network: nn.Module,
     scans: Scans,
     part: Part,
-    classes: list[str],
+    task: Task,
     *,
     progress: Callable[[int, int], None] = lambda done, cases: None,
 ) -> list[Evaluated]:
@@ -63,20 +64,23 @@ def evaluate(
     found = []
     for done, index in enumerate(order):
         progress(done, len(cases))
-        found.append(_case(network, scans, cases[index], classes))
+        found.append(_case(network, scans, cases[index], task))
     return found
 
 
-def _case(network: nn.Module, scans: Scans, case: CachedCase, classes: list[str]) -> Evaluated:
-    cache, rows = scans.cache, slice(case.start, case.stop)
-    logits = logits_of(network, cache.images[rows])
+def _case(network: nn.Module, scans: Scans, case: CachedCase, task: Task) -> Evaluated:
+    cache = scans.cache
+    part = cache.part(case)
+    logits = logits_of(network, part.images, cache.plan, case.grid.box())
     reference = cache.native_mask(case)
-    metrics = case_metrics(to_native(logits, case.grid), reference, classes=classes, spacing_mm=case.spacing_mm)
+    classes = len(task.classes)
+    native = to_native(logits, case.grid)
+    metrics = case_metrics(native, reference, classes=classes, structures=task.structures, spacing_mm=case.spacing_mm)
     prediction = logits.argmax(1).astype(np.uint8)
-    shown = _shown(prediction, cache.masks[rows], len(classes))
+    shown = _shown(prediction, part.masks, classes)
     overlay = {
-        "image": cache.images[rows][shown],
-        "reference": cache.masks[rows][shown],
+        "image": part.images[shown, 0],
+        "reference": part.masks[shown],
         "prediction": prediction[shown],
     }
     found = CaseMetrics(metrics=metrics)
@@ -101,8 +105,7 @@ def keep_overlays(folder: Path, found: list[Evaluated]) -> None:
 
 def student_of(request: EvaluateRequest | AverageRequest, weights: Arrays) -> nn.Module:
     """The network that was sent; InputError unless every array has its place, shape and type, and is finite."""
-    options = {name: value for name, value in request.options.items() if name != "pretrained"}  # its weights are here
-    network = models.create(request.model, 1, len(request.assignment.task.classes), **options)
+    network = build(request.model, request.options, request.assignment.task, request.assignment.preprocess)
     own = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     if foreign := sorted(set(weights) - set(own)):
         raise InputError(
@@ -132,7 +135,7 @@ def evaluate_student(
     for part in ("val", "test"):
         progress = lambda done, cases, part=part: status.set(doing=f"evaluating ({part})", step=done, steps=cases)  # noqa: E731
         has = part == "test" or scans.parts[part]
-        found[part] = evaluate(network, scans, part, request.assignment.task.classes, progress=progress) if has else []
+        found[part] = evaluate(network, scans, part, request.assignment.task, progress=progress) if has else []
     keep_overlays(config.workspace / "overlays" / request.label, found["test"])
     dice = float(np.mean([evaluated.dice for evaluated in found["test"]]))
     log.info("%s on %d test cases: Dice %.3f", request.label, len(found["test"]), dice)

@@ -110,6 +110,6 @@ def _row(
     torch.manual_seed(study.seed)
     for site, held in scans.items():
         progress(name, site)
-        found = evaluate(network, held, split, study.task.classes)
+        found = evaluate(network, held, split, study.task)
         cases = [evaluated.metrics.model_dump(mode="json") for evaluated in found]
         yield Row(name, site, split, [evaluated.dice for evaluated in found], cases)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,32 +24,33 @@ from study.student import Check, StudentCard
 from study.training import Progress, fit, use_threads
 
 
-class Joined:
-    """Rows of several memory-mapped arrays, counted through and read when they are asked for."""
-
-    def __init__(self, parts: Sequence[tuple[NDArray[Any], NDArray[np.int64]]]) -> None:
-        self._places = [(array, row) for array, rows in parts for row in rows.tolist()]
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, chosen: NDArray[np.int64], /) -> NDArray[Any]:
-        return np.stack([array[row] for array, row in (self._places[place] for place in chosen.tolist())])
-
-
 @dataclass(frozen=True)
 class Pool:
-    """The training slices of several sites: images (N, H, W) and masks (N, H, W)."""
+    """The training slices, or patches, of several sites, numbered one site after another."""
 
-    images: Joined
-    masks: Joined
-    identity: str
+    sites: Sequence[Scans]
+    places: NDArray[np.int64]
+    """(N, 2): which site, and the number there."""
 
     @classmethod
-    def of(cls, sites: list[Scans]) -> Pool:
-        images = Joined([(scans.cache.images, scans.slices("train")) for scans in sites])
-        masks = Joined([(scans.cache.masks, scans.slices("train")) for scans in sites])
-        return cls(images, masks, "-".join(scans.identity() for scans in sites))
+    def of(cls, sites: Sequence[Scans]) -> Pool:
+        own = [scans.slices("train") for scans in sites]
+        return cls(sites, np.concatenate([np.stack([np.full_like(ids, n), ids], 1) for n, ids in enumerate(own)]))
+
+    @property
+    def identity(self) -> str:
+        """Changes with any site's patients, and with which of them train."""
+        return "-".join(scans.identity() for scans in self.sites)
+
+    def drawn(
+        self, ids: NDArray[np.int64], random: np.random.Generator, *, foreground: float
+    ) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+        """See `SliceCache.drawn`."""
+        each = [
+            self.sites[site].cache.drawn(np.array([number]), random, foreground=foreground)
+            for site, number in self.places[ids].tolist()
+        ]
+        return np.concatenate([image for image, _ in each]), np.concatenate([mask for _, mask in each])
 
 
 def pool(study: Study, run_folder: Path, *, progress: Callable[[Progress], None] | None = None) -> StudentCard:
@@ -70,7 +70,7 @@ def pool(study: Study, run_folder: Path, *, progress: Callable[[Progress], None]
     seed, folder = derived(study.seed, "apprentice", POOLED), run_folder / "distill" / POOLED
     outcome = fit(
         OnMasks(network, asked),
-        TrainSlices(slices, np.arange(len(slices.images)), asked.batch, seed, study.augment),
+        TrainSlices(slices, np.arange(len(slices.places)), asked.batch, seed, study.augment),
         plan(asked, seed, identity=f"{study.hash()}-{slices.identity}"),
         folder,
         validate=None,

@@ -29,7 +29,7 @@ log = logging.getLogger("client")
 
 @dataclass(frozen=True)
 class Scans:
-    """Slices of all usable cases in one memory-mapped cache, and which case belongs to which part."""
+    """Slices or patches of all usable cases in one memory-mapped cache, and which case belongs to which part."""
 
     cache: SliceCache
     parts: dict[Part, list[CachedCase]]
@@ -37,9 +37,8 @@ class Scans:
     """Cases that could not be used; which and why stands in the site's log."""
 
     def slices(self, part: Part) -> NDArray[np.int64]:
-        """Numbers of that part's slices in the cache."""
-        ranges = [np.arange(case.start, case.stop, dtype=np.int64) for case in self.parts[part]]
-        return np.concatenate(ranges) if ranges else np.empty(0, np.int64)
+        """Numbers of that part's slices or patches in the cache."""
+        return self.cache.ids(self.parts[part])
 
     def patients(self) -> dict[Part, int]:
         """How many patients each part holds."""
@@ -65,7 +64,7 @@ def open_scans(
     Raises: InputError when no case with a mask can be used, or the workspace holds all that the policy allows.
     """
     classes = len(assignment.task.classes)
-    found = inspect(config.data, classes=classes)
+    found = inspect(config.data, classes=classes, channels=assignment.task.inputs)
     usable = [case for case in found.cases if _fits(case, assignment)]  # first, as the study lead's numbers count
     cases = [case for case in select(usable, config.patients, config.masks) if case.labelled]
     if not cases:
@@ -78,7 +77,10 @@ def open_scans(
     teacher = folder_of(config, assignment)
     for new in (folder, teacher):
         config.policy.admit_folder(new, config.workspace)
-    cache = SliceCache.build(cases, assignment.preprocess, folder, classes=classes, progress=progress)
+    channels = assignment.task.inputs
+    cache = SliceCache.build(
+        cases, assignment.preprocess, folder, classes=classes, channels=channels, progress=progress
+    )
     for problem in (*found.problems, *cache.problems):
         log.warning("put aside: %s: %s; %s", problem.where, problem.what, problem.fix)
     learning = begun(teacher) or students_of(config, assignment).exists()

@@ -15,14 +15,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import models
 from client.site import SiteConfig
 from imaging.errors import InputError
+from imaging.windows import AT_ONCE
 from models.knowledge import told
 from models.onnx_network import OnnxNetwork
+from study import learners, networks
 from study.answers import Answers, AnswersHeader
 from study.checkpoint import begun
 from study.encoding import encoded
+from study.learners import Alone, Learner
 from study.training import evaluating, load_best, weights_hash
 from study.wire import Assignment, Shard
 
@@ -45,8 +47,34 @@ def students_of(config: SiteConfig, assignment: Assignment) -> Path:
 
 def build(assignment: Assignment, *, fresh: bool) -> nn.Module:
     """The teacher's network; without downloading pretrained weights unless it is `fresh`."""
-    options = {key: value for key, value in assignment.teacher.options.items() if fresh or key != "pretrained"}
-    return models.create(assignment.teacher.model, 1, len(assignment.task.classes), **options)
+    teacher = assignment.teacher
+    return networks.build(teacher.model, teacher.options, assignment.task, assignment.preprocess, fresh=fresh)
+
+
+def alone(network: nn.Module, assignment: Assignment, steps: int) -> Learner | None:
+    """What teaches a site's network beside its masks, where the study names such a scheme; None where it does not."""
+    scheme = assignment.teacher.scheme
+    return None if scheme == "supervised" else _alone(scheme, network, assignment, steps)
+
+
+def _alone(scheme: Alone, network: nn.Module, assignment: Assignment, steps: int = 1) -> Learner:
+    task = assignment.task
+    shown = learners.Shown(assignment.preprocess.shape, task.inputs, len(task.classes), task.unions)
+    return learners.create(scheme, network, assignment.teacher, shown, steps=steps)
+
+
+def best_weights(folder: Path, assignment: Assignment) -> dict[str, Tensor]:
+    """The teacher's best weights so far, without what only its training needed; InputError where there are none."""
+    weights = load_best(folder)
+    if assignment.teacher.scheme == "supervised":
+        return weights
+    learner = _alone(assignment.teacher.scheme, build(assignment, fresh=False), assignment)
+    try:
+        learner.network.load_state_dict(weights)
+    except RuntimeError as error:
+        fix = "name the scheme and the network that it was trained by in the study"
+        raise InputError("holds a teacher of another scheme or network", where=folder, fix=fix) from error
+    return learner.shipped.state_dict()
 
 
 @dataclass(frozen=True)
@@ -66,7 +94,8 @@ class Teacher:
         """
         self._check(shard)
         images, masks = shard.pictures()
-        parts = [slice(start, start + BATCH) for start in range(0, len(images), BATCH)]
+        size = AT_ONCE if shard.assignment.preprocess.patch else BATCH
+        parts = [slice(start, start + size) for start in range(0, len(images), size)]
         pieces = [self._piece(images[part], masks[part], shard) for part in parts]
         arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         fingerprint = shard.assignment.preprocess.fingerprint()
@@ -123,9 +152,14 @@ def teacher_at(path: Path, site: str, assignment: Assignment) -> Teacher:
     """
     classes, network_of = len(assignment.task.classes), assignment.teacher.model
     if path.suffix == ".onnx":
+        if assignment.preprocess.patch:
+            what = "an ONNX file reads slices, and the study has patches of volumes"
+            raise InputError(
+                what, where=path, fix="name a checkpoint or weights (.safetensors) of a network of volumes"
+            )
         foreign = OnnxNetwork(path, classes=classes, size=assignment.preprocess.size)
         return Teacher(site, assignment, foreign.eval(), foreign.weights_hash)
-    weights = load_best(path) if path.is_dir() else _plain_weights(path)
+    weights = best_weights(path, assignment) if path.is_dir() else _plain_weights(path)
     network = build(assignment, fresh=False)
     try:
         network.load_state_dict(weights)

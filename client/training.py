@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,17 +16,19 @@ from torch import Tensor, nn
 from client.scans import Scans
 from client.site import SiteConfig
 from client.status import Status
-from client.teacher import build, folder_of
+from client.teacher import alone, best_weights, build, folder_of
 from imaging.augment import Augment, draw
 from imaging.errors import InputError
+from study import learners
 from study.checkpoint import begun
 from study.draws import derived, generator
 from study.prediction import case_dice
-from study.training import Outcome, Progress, TrainPlan, fit, load_best, weights_hash
+from study.schedule import schedule
+from study.training import Outcome, Progress, TrainPlan, fit, weights_hash
 from study.wire import Assignment, Card, Epoch
 
 Batch = tuple[Tensor, Tensor]
-"""Images (N, 1, H, W) float32 and masks (N, H, W) int64."""
+"""Images (N, c, *shape) float32 and masks (N, *shape) int64."""
 log = logging.getLogger("client")
 
 
@@ -44,24 +45,17 @@ class Supervised:
         return {"dice_ce": self._loss(self.network(images), masks[:, None])}
 
 
-class Rows(Protocol):
-    """Slices (N, H, W) of which some are read by their numbers."""
-
-    def __getitem__(self, chosen: NDArray[np.int64], /) -> NDArray[Any]: ...
-
-
 class Outlined(Protocol):
-    """Prepared slices: images (N, H, W) float16 and masks (N, H, W) uint8."""
+    """Outlined slices or patches, which some are drawn of (`SliceCache.drawn`)."""
 
-    @property
-    def images(self) -> Rows: ...
-    @property
-    def masks(self) -> Rows: ...
+    def drawn(
+        self, ids: NDArray[np.int64], random: np.random.Generator, *, foreground: float
+    ) -> tuple[NDArray[np.float16], NDArray[np.uint8]]: ...
 
 
 @dataclass(frozen=True)
 class TrainSlices:
-    """Batches of augmented slices; each epoch has its own order, and leaves out what does not fill a batch."""
+    """Batches of augmented slices or patches; each epoch has its own order, and leaves out what fills no batch."""
 
     cache: Outlined
     slices: NDArray[np.int64]
@@ -75,30 +69,32 @@ class TrainSlices:
         return max(1, len(self.slices) // self.batch)
 
     def chosen(self, step: int) -> NDArray[np.int64]:
-        """Numbers of that step's slices."""
+        """Numbers of that step's slices, or of patches that stand for their cases."""
         epoch, place = divmod(step, self.steps)
         order = generator(self.seed, "order", epoch).permutation(self.slices)
         return order[place * self.batch : (place + 1) * self.batch]
 
     def __getitem__(self, step: int, /) -> Batch:
         chosen = self.chosen(step)
-        images = torch.from_numpy(self.cache.images[chosen].astype(np.float32))[:, None]
-        masks = torch.from_numpy(self.cache.masks[chosen].astype(np.int64))
-        height, width = images.shape[2:]
-        warp = draw(self.augment, derived(self.seed, "augment", step), size=(height, width), n=len(images))
+        random, foreground = generator(self.seed, "crops", step), self.augment.foreground
+        drawn, outlines = self.cache.drawn(chosen, random, foreground=foreground)
+        images, masks = torch.from_numpy(drawn.astype(np.float32)), torch.from_numpy(outlines.astype(np.int64))
+        warp = draw(self.augment, derived(self.seed, "augment", step), size=images.shape[2:], n=len(images))
         return warp.shade(warp.move(images)), warp.move_masks(masks)
 
 
-def one_cycle(peak: float, steps: int, step: int, *, warm_up: float = 0.25) -> float:
-    """The learning rate of a step: up to `peak` in a straight line, then down to nearly 0 along half a cosine.
+class BySelf:
+    """A network that learns from itself too (`study.learners`)."""
 
-    Source: Smith 2018, in the form of torch's OneCycleLR. Departs: AMTKD's CyclicLR first peaks at step 2000, which is
-    more than a small site's whole training.
-    """
-    climb = max(1.0, warm_up * steps)
-    if step < climb:
-        return peak * (step + 1) / (climb + 1)
-    return peak * (0.001 + 0.999 * (1 + math.cos(math.pi * (step - climb) / max(1.0, steps - climb))) / 2)
+    def __init__(self, learner: learners.Learner) -> None:
+        self.learner, self.network = learner, learner.network
+
+    def loss(self, batch: Batch, /) -> dict[str, Tensor]:
+        return self.learner.loss(*batch)
+
+    def settle(self, step: int) -> None:
+        """See `study.training.Settling`."""
+        self.learner.settle(step)
 
 
 @dataclass(frozen=True)
@@ -129,19 +125,22 @@ class Course:
         steps, classes = plan.epochs * batches.steps, len(self.assignment.task.classes)
         torch.manual_seed(derived(batches.seed, "weights"))
         network = build(self.assignment, fresh=not begun(self.folder))
+        learner = alone(network, self.assignment, steps)
+        shipped = learner.shipped if learner else network
         outcome = fit(
-            Supervised(network),
+            BySelf(learner) if learner else Supervised(network),
             batches,
             TrainPlan(
                 steps=steps,
-                lr=lambda step: one_cycle(plan.lr, steps, step),
+                lr=schedule(plan.schedule, peak=plan.lr, steps=steps),
                 seed=batches.seed,
                 every=batches.steps,
                 patience=plan.patience,
+                weight_decay=plan.weight_decay,
                 identity=f"{self.folder.name}-{self.scans.identity()}",
             ),
             self.folder,
-            validate=lambda: case_dice(network, self.scans.cache, self.scans.parts["val"], classes),
+            validate=lambda: case_dice(shipped, self.scans.cache, self.scans.parts["val"], classes),
             until=min(until_epoch, plan.epochs) * batches.steps,
             progress=lambda progress: _tell(progress, batches.steps, plan.epochs, status),
         )
@@ -166,7 +165,7 @@ class Course:
             model=plan.model,
             options=plan.options,
             parameters=sum(weight.numel() for weight in network.parameters()),
-            weights_hash=weights_hash(load_best(self.folder)),
+            weights_hash=weights_hash(best_weights(self.folder, self.assignment)),
             fingerprint=self.assignment.preprocess.fingerprint(),
             epochs=outcome.step // steps,
             finished=outcome.finished,

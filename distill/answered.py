@@ -105,11 +105,10 @@ class _Reader:
         """All that these sites answered in a round, in the job's cache."""
         study, slices, store = self.study, self.slices, self.store(number)
         folder = self.run_folder / "distill" / CACHE / store.round_name
-        height, width = slices.images.shape[1:]
         asked = shards(study, slices)
         try:
             return {
-                site: unpacked(store, site, self.needs.contents, folder / site, asked, size=(height, width))
+                site: unpacked(store, site, self.needs.contents, folder / site, asked, size=slices.plan.shape)
                 for site in sites
             }
         except DamagedError as error:

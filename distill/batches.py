@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +16,7 @@ from distill.weights import track_record
 from imaging.augment import IDENTITY, Augment, draw
 from imaging.slices import SliceCache
 from imaging.warp import Warp
-from models.contents import kind_of
+from models.contents import NODES, kind_of
 from models.knowledge import NO_MASK
 from study.draws import derived, generator
 from study.views import numbered, pictures
@@ -54,17 +53,19 @@ class TrainingBatches:
         if self.views and self.teachers:
             chosen = generator(self.seed, "views", *place).integers(1, self.views + 1, len(ids))
             return self.seen(numbered(self.slices, ids, chosen), self.teachers)
-        warp = draw(self.augment, derived(self.seed, "augment", *place), size=self.slices.images.shape[1:], n=len(ids))
+        warp = draw(self.augment, derived(self.seed, "augment", *place), size=self.slices.plan.shape, n=len(ids))
+        if self.teachers is None and self.slices.plan.patch:
+            random = generator(self.seed, "crops", *place)
+            pictures = self.slices.drawn(ids, random, foreground=self.augment.foreground)
+            return moved(pictures, self.slices.labelled[ids], None, warp)
         return assemble(self.slices, self.teachers, ids, warp)
 
     def seen(self, numbers: Ids, teachers: Teachers) -> Batch:
         """The very pictures of these numbers that the teachers saw, and what they said."""
-        images, masks = pictures(self.slices, numbers, seed=self.views_seed, augment=self.augment)
+        seen = pictures(self.slices, numbers, seed=self.views_seed, augment=self.augment)
         labelled = self.slices.labelled[numbers % len(self.slices.images)]
-        masks[~labelled] = NO_MASK
-        still = draw(IDENTITY, 0, size=self.slices.images.shape[1:], n=len(numbers))
-        told = _moved(teachers.answers(numbers), still)
-        return Batch(torch.from_numpy(images).float(), torch.from_numpy(masks), torch.from_numpy(labelled), told)
+        still = draw(IDENTITY, 0, size=self.slices.plan.shape, n=len(numbers))
+        return moved(seen, labelled, teachers.answers(numbers), still)
 
     def drawn(self, step: int) -> Ids:
         """The slices of a step, in passes: no slice comes again before all others of its kind have come."""
@@ -80,7 +81,7 @@ class TrainingBatches:
 
 def plain(slices: SliceCache, teachers: Teachers | None, ids: Ids) -> Batch:
     """These slices as they are, with what the teachers say of them."""
-    return assemble(slices, teachers, ids, draw(IDENTITY, 0, size=slices.images.shape[1:], n=len(ids)))
+    return assemble(slices, teachers, ids, draw(IDENTITY, 0, size=slices.plan.shape, n=len(ids)))
 
 
 def proven(slices: SliceCache, teachers: Teachers, ids: Ids, *, chunk: int = 32) -> Teachers:
@@ -97,12 +98,22 @@ def assemble(slices: SliceCache, teachers: Teachers | None, ids: Ids, warp: Warp
 
     Region contrast stays as the teacher measured it: a scalar has no place to be moved to.
     """
-    labelled = torch.from_numpy(slices.labelled[ids])
-    masks = torch.from_numpy(slices.masks[ids])
+    pictures = slices.images[ids], slices.masks[ids]
+    return moved(pictures, slices.labelled[ids], teachers.answers(ids) if teachers else None, warp)
+
+
+def moved(
+    pictures: tuple[NDArray[np.float16], NDArray[np.uint8]],
+    labelled: NDArray[np.bool_],
+    answers: TeacherBatch | None,
+    warp: Warp,
+) -> Batch:
+    """The batch of these images (N, c, *shape) and masks (N, *shape), of which some count as outlined."""
+    masks = torch.from_numpy(pictures[1])
     masks[~labelled] = NO_MASK  # a mask that is not to be learned from is as good as none
-    masks = warp.move_masks(masks)
-    images = warp.shade(warp.move(torch.from_numpy(slices.images[ids])[:, None]))
-    return Batch(images, masks, labelled, _moved(teachers.answers(ids), warp) if teachers else None)
+    images = warp.shade(warp.move(torch.from_numpy(pictures[0])))
+    told = _moved(answers, warp) if answers else None
+    return Batch(images, warp.move_masks(masks), torch.from_numpy(labelled), told)
 
 
 def _moved(answers: TeacherBatch, warp: Warp) -> TeacherBatch:
@@ -112,15 +123,15 @@ def _moved(answers: TeacherBatch, warp: Warp) -> TeacherBatch:
 
 
 def _on_slice(maps: Tensor, warp: Warp) -> Tensor:
-    """Maps (N, h, w) or (N, c, h, w)."""
-    return warp.move(maps[:, None])[:, 0] if maps.ndim == 3 else warp.move(maps)
+    """Maps (N, h, w) or (N, c, h, w); of patches (N, d, h, w) or (N, c, d, h, w)."""
+    return warp.move(maps[:, None])[:, 0] if maps.ndim == warp.dims + 1 else warp.move(maps)
 
 
 def _between_nodes(affinity: Tensor, warp: Warp) -> Tensor:
     """Affinities (N, m, m) of the m = k × k nodes: moved as maps of k × k once for either of the two nodes."""
-    side = math.isqrt(affinity.shape[1])
+    sides = [NODES] * warp.dims
     for _ in range(2):
-        affinity = warp.move(affinity.view(*affinity.shape[:2], side, side)).flatten(2).transpose(1, 2)
+        affinity = warp.move(affinity.reshape(*affinity.shape[:2], *sides)).flatten(2).transpose(1, 2)
     return affinity
 
 

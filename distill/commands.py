@@ -223,14 +223,17 @@ def scheme_rows(plan: Distill) -> list[dict[str, Any]]:
         summary = (scheme.__doc__ or "").partition("\n")[0]
         needs = scheme.needs
         row = {"name": name, "summary": summary, "teachers": needs.teachers, "contents": list(needs.contents)}
-        rows.append({**row, "unlabelled": needs.unlabelled})
+        rows.append({**row, "unlabelled": needs.unlabelled, "volumes": scheme.volumes})
     return rows
 
 
 def check_contents(study: Study) -> None:
-    """InputError where a scheme of the study needs what the sites are not asked for."""
+    """InputError where a scheme of the study needs what the sites are not asked for, or takes no patches."""
+    from distill import schemes
     from imaging.errors import InputError
 
+    for name in study.distill.students:
+        schemes.check_shape(study.distill.of(name).scheme, study.preprocess)
     rows = {row["name"]: row["contents"] for row in scheme_rows(study.distill)}
     for name in study.distill.students:
         if lacking := [content for content in rows[name] if content not in study.answers.contents]:

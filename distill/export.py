@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from distill.measured import Figures, cases_to_read, joined, read_by_all
-from distill.onnx_graph import network_graph, quantised, with_normalisation
+from distill.onnx_graph import finished, network_graph, quantised
 from imaging.atomic import write_bytes
 from imaging.errors import InputError
 from imaging.slices import CachedCase, SliceCache
@@ -70,7 +70,7 @@ def export(student: Path, out: Path | None = None) -> Export:
     use_threads(1)
     slices = lead_slices(study, run)
     part, cases = cases_to_read(slices, study)
-    graph = network_graph(network, study.preprocess.size)
+    graph = network_graph(network, (study.task.inputs, *study.preprocess.shape))
     with tempfile.TemporaryDirectory() as name:
         files = _files(Path(name), graph, card, study, slices)
         readers = {"PyTorch": reader_of(card, network)}
@@ -89,7 +89,7 @@ def _files(folder: Path, graph: ModelProto, card: StudentCard, study: Study, sli
     forms = {"ONNX": (graph, card.label), "int8": (quick, f"{card.label}-int8")}
     for form, (network, label) in forms.items():
         properties = exported.properties_of(card.model_copy(update={"label": label}))
-        whole = with_normalisation(network, study.preprocess, properties)
+        whole = finished(network, study.preprocess, study.task.inputs, properties)
         (folder / FILES[form]).write_bytes(exported.sealed(whole.SerializeToString()))
     return {form: folder / FILES[form] for form in forms}
 
@@ -107,9 +107,7 @@ def measure(
     """Every form's figures on the lead's own scans, read from their files; the first scan comes twice, to warm up."""
     scans = {case.id: case for case in lead_inspection(study, run).cases}
     rows = [
-        read_by_all(
-            readers, scans[case.id].read_image(), slices.masks[case.start : case.stop] if case.labelled else None
-        )
+        read_by_all(readers, scans[case.id].read_image(), slices.part(case).masks if case.labelled else None)
         for case in (cases[0], *cases)
     ]
     return joined(rows[1:])

@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as pack_tensors
 
-import models
 from distill import schemes
 from distill.answered import open_rounds
 from distill.batches import TrainingBatches, plain, proven
@@ -35,9 +34,11 @@ from imaging.slices import CachedCase, SliceCache
 from study.averaging_table import TAKEN
 from study.cohorts import lead_slices, lead_split
 from study.draws import derived
+from study.networks import build
 from study.plan import NAME, Study
 from study.prediction import case_dice
 from study.run import Run
+from study.schedule import schedule
 from study.student import CARD, WEIGHTS, Check, StudentCard, read_card, write_card
 from study.training import Outcome, Progress, TrainPlan, cyclic_lr, fit, load_best, use_threads, weights_hash
 from study.wire import digest
@@ -172,6 +173,7 @@ def prepared(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
 
 def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
     """Everything that a training needs, with a fresh student; InputError as in `run_job`."""
+    schemes.check_shape(scheme, study.preprocess)
     slices = lead_slices(study, run_folder)
     parts = lead_split(study, slices)
     train, validation = parts["train"], cases_of(slices, parts["val"])
@@ -179,9 +181,9 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
     rounds: tuple[StoredAnswers, ...] = ()
     if learner.needs.teachers != "none":
         rounds = open_rounds(study, run_folder, slices, learner.needs)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived(seed, "adapt"))
-            learner.adapt(plain(slices, rounds[0], train[:1]))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived(seed, "adapt"))
+        learner.adapt(plain(slices, rounds[0] if rounds else None, train[:1]))
     slices = with_fewer_masks(study, slices, train)  # only now: who is asked about what depends on the masks there are
     if not learner.needs.unlabelled:
         train = train[slices.labelled[train]]
@@ -215,23 +217,24 @@ def with_fewer_masks(study: Study, slices: SliceCache, train: Ids) -> SliceCache
 
 
 def cases_of(slices: SliceCache, ids: Ids) -> list[CachedCase]:
-    """The cases with a mask among these slices."""
-    within = set(ids.tolist())
-    return [case for case in slices.cases if case.labelled and case.start in within]
+    """The cases with a mask among these slices or patches."""
+    return [case for case in slices.cases_of(ids) if case.labelled]
 
 
 def new_scheme(study: Study, scheme: str, seed: int) -> Scheme:
     """The scheme around a student with the weights that this seed begins with; torch's own generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived(seed, "student"))
-        student = models.create(study.student.model, 1, study.classes, **study.student.options)
-        return schemes.create(scheme, student, study.distill, study.classes)
+        student = build(study.student.model, study.student.options, study.task, study.preprocess, fresh=True)
+        return schemes.create(scheme, student, study.distill, study.classes, study.task.unions)
 
 
 def train_plan(scheme: Scheme, seed: int, identity: str) -> TrainPlan:
-    """Adam under a cyclic learning rate (AMTKD, section 4.3), validated every `validate_every` steps."""
+    """Adam under the study's learning rates (cyclic: AMTKD, section 4.3), validated every `validate_every` steps."""
     plan = scheme.plan
-    lr = partial(cyclic_lr, lr_min=plan.lr_min, lr_max=plan.lr, half_cycle=plan.lr_half_cycle)
+    lr: Callable[[int], float] = partial(cyclic_lr, lr_min=plan.lr_min, lr_max=plan.lr, half_cycle=plan.lr_half_cycle)
+    if plan.schedule != "cyclic":
+        lr = schedule(plan.schedule, peak=plan.lr, steps=plan.steps)
     return TrainPlan(
         steps=plan.steps,
         lr=lr,
@@ -239,6 +242,7 @@ def train_plan(scheme: Scheme, seed: int, identity: str) -> TrainPlan:
         every=plan.validate_every,
         patience=plan.patience,
         clip_norm=plan.clip_norm,
+        weight_decay=plan.weight_decay,
         own_rates=scheme.own_rates,
         identity=identity,
     )
@@ -251,7 +255,7 @@ def train(
 
     The scheme then has its best weights so far, on the CPU. Where rounds are missing, it ends before their steps.
     """
-    plan, student = study.distill, job.scheme.student
+    plan, student = study.distill, job.scheme.shipped
     share = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     whole = TrainingBatches(
         job.slices, job.train, None, job.seed, plan.batch, plan.labelled_share, study.augment, share,
@@ -265,7 +269,7 @@ def train(
         outcome = teach(whole)
     for number, answers in enumerate(job.rounds):
         outcome = teach(replace(whole, teachers=answers), until=study.steps_of(number))
-    job.scheme.load_state_dict(load_best(folder))
+    job.scheme.network.load_state_dict(load_best(folder))
     job.scheme.cpu().eval()
     return outcome
 
@@ -274,7 +278,7 @@ def ship(job: Job, folder: Path) -> None:
     """The student's weights alone, and how its teachers were heard."""
     if job.rounds:
         write_text(folder / "weights.json", json.dumps(heard(job, job.rounds[-1])))
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in job.scheme.student.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in job.scheme.shipped.state_dict().items()}
     write_bytes(folder / WEIGHTS, pack_tensors(weights))
 
 
@@ -295,7 +299,7 @@ def heard(job: Job, answers: Teachers, *, chunk: int = 32) -> dict[str, Any]:
 
 def card_of(study: Study, job: Job, outcome: Outcome, *, label: str, made_on: dict[str, str]) -> StudentCard:
     """The card of a student whose training has ended."""
-    student = job.scheme.student
+    student = job.scheme.shipped
     return StudentCard.of(
         study,
         label=label,

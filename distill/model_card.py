@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from distill.report_tables import cell, pooled
 from imaging.atomic import write_text
 from models.cost import cost
 from study.cards import read_card
+from study.networks import build
 from study.student import Leaflet
 
 NAME = "MODEL_CARD.md"
@@ -84,9 +86,8 @@ def _teacher(done: Export, site: str) -> str:
 
 def _facts(done: Export) -> list[tuple[str, str]]:
     card, study = done.card, done.study
-    options = {name: value for name, value in card.options.items() if name != "pretrained"}
-    counted = cost(models.create(card.model, 1, len(card.classes), **options), study.preprocess.size)
-    rows, columns = study.preprocess.size
+    shape, kind = study.preprocess.shape, "patch" if study.preprocess.patch else "slice"
+    counted = cost(build(card.model, card.options, study.task, study.preprocess), shape)
     teachers = [f"{site} ({_teacher(done, site)})" for site in card.teachers]
     dice = (
         f"{card.val_dice:.3f}" if card.val_dice is not None else "nothing to validate on: the weights of the last step"
@@ -96,7 +97,7 @@ def _facts(done: Export) -> list[tuple[str, str]]:
         ("study", f"{study.name}, {study.hash()}"),
         ("network", f"{models.spec(card.model).title}; {models.spec(card.model).paper}"),
         ("parameters", f"{counted.parameters:,}"),
-        ("FLOPs a slice", f"{counted.flops / 1e9:.3f} G at {rows} × {columns}"),
+        (f"FLOPs a {kind}", f"{counted.flops / 1e9:.3f} G at {_times(shape)}"),
         ("teachers", ", ".join(teachers) or "none"),
         ("scheme", card.scheme),
         ("seed", str(card.seed)),
@@ -107,3 +108,7 @@ def _facts(done: Export) -> list[tuple[str, str]]:
         ("weights, SHA-256 of names and values", card.weights_hash),
         ("exported with", packages),
     ]
+
+
+def _times(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape))

@@ -12,12 +12,17 @@ from imaging.preprocess import Preprocess
 
 
 class Normalise(nn.Module, ABC):
-    """Intensities (N, 1, H, W) float32 of one whole scan, NaN beyond it -> what `Sampled.normalised` gives, as float32.
+    """Intensities (N, c, H, W) float32 of one whole scan, NaN beyond it -> what `Sampled.normalised` gives, as float32.
 
     Statistics are taken in float64, everything else in float32, and the result is rounded to float16, all as there.
     """
 
     def forward(self, intensities: Tensor) -> Tensor:
+        channels = range(intensities.shape[1])
+        return torch.cat([self.channel(intensities[:, index : index + 1]) for index in channels], dim=1)
+
+    def channel(self, intensities: Tensor) -> Tensor:
+        """One channel (N, 1, H, W) by its own statistics."""
         inside = ~intensities.isnan()
         low, high, centre, scale = self.scaling(intensities, inside)
         clipped = intensities.clamp(low.float(), high.float())
@@ -41,6 +46,16 @@ class Window(Normalise):
     def scaling(self, intensities: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         low, high, centre, scale = self.ends.unbind()
         return low, high, centre, scale
+
+
+class MinMax(Normalise):
+    """MR: the scan's range becomes [0, 1]."""
+
+    def scaling(self, intensities: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        infinity = torch.tensor(torch.inf)
+        low = torch.where(inside, intensities, infinity).min().double()
+        high = torch.where(inside, intensities, -infinity).max().double()
+        return low, high, low, high - low
 
 
 class PercentileZScore(Normalise):
@@ -86,4 +101,6 @@ def between(left: Tensor, right: Tensor, share: Tensor) -> Tensor:
 
 def normalise(plan: Preprocess) -> Normalise:
     """The module for that plan."""
-    return Window(*plan.window_hu) if plan.normalise == "window" else PercentileZScore(plan.percentiles)
+    if plan.normalise == "window":
+        return Window(*plan.window_hu)
+    return MinMax() if plan.normalise == "min-max" else PercentileZScore(plan.percentiles)

@@ -18,10 +18,8 @@ from torch import nn
 from distill.normalise import normalise
 from imaging.errors import InputError
 from imaging.preprocess import Preprocess
-from study.exported import INPUT, OUTPUT
+from study.exported import BETWEEN, INPUT, OUTPUT
 
-BETWEEN = "images"
-"""The normalised slices, between the graph's two parts."""
 QUANTISED = ["Conv", "Clip"]
 """Clip is MobileNetV2's activation, which folds into the convolution before it.
 
@@ -32,24 +30,27 @@ CALIBRATION_BATCH = 8
 
 
 class Slices(CalibrationDataReader):  # type: ignore[misc]
-    """Prepared slices (N, H, W), some at a time."""
+    """Prepared slices (N, c, H, W) or patches, some at a time."""
 
     def __init__(self, images: NDArray[np.float16]) -> None:
         starts = range(0, len(images), CALIBRATION_BATCH)
-        batches = (images[start : start + CALIBRATION_BATCH, None] for start in starts)
+        batches = (images[start : start + CALIBRATION_BATCH] for start in starts)
         self._feeds = ({BETWEEN: batch.astype(np.float32)} for batch in batches)
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         return next(self._feeds, None)
 
 
-def network_graph(network: nn.Module, size: tuple[int, int]) -> ModelProto:
-    """Prepared slices (batch, 1, H, W) to logits (batch, C, H, W), float32, any batch."""
-    return _graph(network, size, BETWEEN, OUTPUT)
+def network_graph(network: nn.Module, shape: tuple[int, ...]) -> ModelProto:
+    """Prepared slices (batch, c, H, W), or patches, to logits (batch, C, H, W), float32, any batch.
+
+    `shape` is that of one of them, channels first.
+    """
+    return _graph(network, shape, BETWEEN, OUTPUT)
 
 
 def quantised(graph: ModelProto, images: NDArray[np.float16]) -> ModelProto:
-    """The network's graph with convolutions in 8 bits, their ranges taken from prepared slices (N, H, W).
+    """The network's graph with convolutions in 8 bits, their ranges taken from prepared slices (N, c, H, W) or patches.
 
     Weights have a scale a channel, and 7 bits: with 8, sums overflow on processors without VNNI (older than some 2019).
     """
@@ -69,12 +70,14 @@ def quantised(graph: ModelProto, images: NDArray[np.float16]) -> ModelProto:
         return onnx.load(quick)
 
 
-def with_normalisation(graph: ModelProto, plan: Preprocess, properties: Mapping[str, str]) -> ModelProto:
-    """Intensities of a whole scan's slices (batch, 1, H, W), NaN beyond the scan, to logits; with its metadata."""
-    first = _graph(normalise(plan), plan.size, INPUT, BETWEEN)
-    first.ir_version = graph.ir_version
-    first = add_prefix(first, "normalise/", rename_inputs=False, rename_outputs=False)
-    whole = merge_models(first, graph, [(BETWEEN, BETWEEN)], producer_name="preceptor")
+def finished(graph: ModelProto, plan: Preprocess, channels: int, properties: Mapping[str, str]) -> ModelProto:
+    """The graph as it is shipped, with its metadata.
+
+    Of slices: intensities of a whole scan's slices (batch, c, H, W), NaN beyond the scan, to logits. Of patches: the
+    network alone, since what is normalised is the whole scan, and never goes through it at once.
+    """
+    whole = graph if plan.patch else _with_normalisation(graph, plan, channels)
+    whole.producer_name = "preceptor"
     del whole.metadata_props[:]
     opset = next(one.version for one in graph.opset_import if not one.domain)
     del whole.opset_import[:]  # the quantiser names six domains more, of which it uses none
@@ -84,14 +87,21 @@ def with_normalisation(graph: ModelProto, plan: Preprocess, properties: Mapping[
     return whole
 
 
-def _graph(module: nn.Module, size: tuple[int, int], takes: str, gives: str) -> ModelProto:
-    """The module as a graph of one input (batch, 1, H, W) and one output, without the exporter's notes.
+def _with_normalisation(graph: ModelProto, plan: Preprocess, channels: int) -> ModelProto:
+    first = _graph(normalise(plan), (channels, *plan.size), INPUT, BETWEEN)
+    first.ir_version = graph.ir_version
+    first = add_prefix(first, "normalise/", rename_inputs=False, rename_outputs=False)
+    return merge_models(first, graph, [(BETWEEN, BETWEEN)], producer_name="preceptor")
+
+
+def _graph(module: nn.Module, shape: tuple[int, ...], takes: str, gives: str) -> ModelProto:
+    """The module as a graph of one input (batch, *shape) and one output, without the exporter's notes.
 
     Those hold the paths of the source files on this machine.
     """
     program = torch.onnx.export(
         module.eval(),
-        (torch.randn(2, 1, *size),),
+        (torch.randn(2, *shape),),
         dynamo=True,
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         input_names=[takes],

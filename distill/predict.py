@@ -13,7 +13,7 @@ from imaging.cohort import Case, inspect
 from imaging.errors import InputError
 from imaging.mask_files import check_name, write_mask
 from imaging.nifti import Nifti, head_of, is_nifti, read_nifti
-from imaging.preprocess import Preprocess
+from imaging.preprocess import Preprocess, other_channels
 from imaging.sheet import picture_of, write_sheet
 from imaging.volume import Volume, reorient
 from study.reader import Reader
@@ -60,7 +60,7 @@ def predict(scan: Path, student: Path, *, threads: int = 2) -> Prediction:
     that the student was made for.
     """
     reader = open_student(student, threads=threads)
-    case = scan_of(scan)
+    case = scan_of(scan, channels=max(1, len(reader.leaflet.channels)))
     image = case.read_image()
     check(image, reader.leaflet, reader.plan, scan)
     started = time.monotonic()
@@ -102,14 +102,14 @@ def check_places(out: Path, preview: Path) -> None:
         raise InputError("is to hold both mask and picture", where=out, fix="name another file with `--preview`")
 
 
-def scan_of(path: Path) -> Case:
-    """The one scan that `path` is or holds; masks beside it are not looked at."""
+def scan_of(path: Path, *, channels: int = 1) -> Case:
+    """The one scan of so many channels that `path` is or holds; masks beside it are not looked at."""
     if not path.exists():
         raise InputError("there is no such file or folder", where=path, fix="name a NIfTI file or a DICOM folder")
     if path.is_file() and (is_nifti(head_of(path)) or ".nii" in path.suffixes):  # a broken one says why itself
-        scan, _ = read_nifti(path)
+        scan, _ = read_nifti(path, channels=channels)
         return Case(path.name.partition(".")[0], "", scan.grid.modality, scan)
-    found = inspect(path if path.is_dir() else path.parent)
+    found = inspect(path if path.is_dir() else path.parent, channels=channels)
     cases = [case for case in found.cases if path.is_dir() or path in case.image.files]
     if len(cases) == 1:
         return cases[0]
@@ -134,12 +134,14 @@ def _check_values(lowest: float, modality: str, scan: Path) -> None:
 
 def check(image: Volume, leaflet: Leaflet, plan: Preprocess, scan: Path) -> None:
     """InputError where the student was made for other scans."""
+    if image.channels != (channels := max(1, len(leaflet.channels))):
+        raise other_channels(image.channels, channels)
     if leaflet.modality and image.modality not in ("", leaflet.modality):
         what = f"the scan is {image.modality}, the student was made for {leaflet.modality}"
         raise InputError(what, where=scan, fix="name a scan of that kind, or another student")
     if not image.modality:  # a NIfTI file does not say what it is; its values do, as far as they can
         _check_values(float(image.array.min()), leaflet.modality, scan)
-    pixel, wanted = max(reorient(image).spacing_mm[1:]), leaflet.pixel_mm or max(plan.spacing_mm or (0.0,))
+    pixel, wanted = max(reorient(image).spacing_mm[1:]), leaflet.pixel_mm or max((plan.spacing_mm or (0.0,))[-2:])
     fine = wanted > COARSEST * pixel and plan.spacing_mm is None  # else the scan is brought to the student's spacing
     if wanted and (fine or pixel > COARSEST * wanted):
         what = f"the scan's pixels are {pixel:.2f} mm wide in the axial plane, the student's {wanted:.2f} mm"

@@ -74,7 +74,7 @@ def replay(finished: Finished, fabric: Fabric, progress: Callable[[Progress], No
                 shutil.rmtree(stage, ignore_errors=True)
     changed = (*_machines(card.made_on, made_on(fabric)), *_meanwhile(folder, card))
     differing = (*_origins(read_origin(folder), job.origin), *changed)
-    return Replay(card.weights_hash, weights_hash(job.scheme.student.state_dict()), differing)
+    return Replay(card.weights_hash, weights_hash(job.scheme.shipped.state_dict()), differing)
 
 
 def as_trained(study: Study, card: StudentCard, origin: Origin | None) -> Study:

@@ -60,17 +60,19 @@ def _content(run: Path, study: Study) -> dict[str, Any]:
     named = dict.fromkeys([*study.distill.students[1:], study.distill.scheme, *sorted(replies)])
     schemes = [name for name in named if name in replies]
     cases = {scheme: {site: reply.test for site, reply in replies[scheme].items()} for scheme in schemes}
-    cards = cards_of(run)
+    cards, structures = cards_of(run), list(study.task.structures)
     return {
         "study": study,
         "hash": study.hash(),
         "sites": sites,
-        "classes": study.task.classes[1:],
+        "classes": structures,
         "phantoms": phantoms_of(study),
         "warnings": [*_warnings(run), *_student_warnings(run, study.distill.scheme, cases)],
         "students": [Row(s, _across(cases[s], sites), s == study.distill.scheme) for s in schemes],
         "students_figure": figures.dots(_dice(cases), xlabel="Dice", title="Every test case") if schemes else "",
-        "by_class": [{"name": s, "cells": class_means(cases[s].values(), study.task.classes[1:])} for s in schemes],
+        "by_class": [
+            {"name": s, "cells": class_means(cases[s].values(), list(study.task.structures))} for s in schemes
+        ],
         "tested": {site: max((len(c.get(site, [])) for c in cases.values()), default=0) for site in sites},
         "cross": _cross(run, sites),
         "cards": cards,

@@ -77,7 +77,7 @@ class LiveTeachers:
     @torch.no_grad()
     def answers(self, ids: Ids) -> TeacherBatch:
         """See `Teachers`; in float16 on the full grid, as sites answer unless a study says otherwise."""
-        images = torch.from_numpy(self._slices.images[ids]).float()[:, None]
+        images = torch.from_numpy(self._slices.images[ids]).float()
         masks = torch.from_numpy(self._slices.masks[ids])
         told = [self._rounded(images, masks, network) for network in self._networks]
         return batch_of(self.sites, told, torch.ones(len(ids), len(told), dtype=torch.bool))

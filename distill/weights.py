@@ -70,6 +70,7 @@ def teacher_losses(probs: Tensor, mask: Tensor, labelled: Tensor, answered: Tens
     A slice without a mask is judged by how far each teacher is from the mixture of all. Departs: the paper has a mask
     for every slice.
     """
+    probs, mask = probs.flatten(3), mask.flatten(1)
     if labelled.all():  # no copies of parts then
         return dice_loss(probs, mask[:, None])
     losses = probs.new_zeros(answered.shape)
@@ -91,8 +92,8 @@ def track_record(outlined: Iterable[tuple[TeacherBatch, Tensor]]) -> Tensor:
     for teachers, mask in outlined:
         among = teachers.answered.sum(1, keepdim=True)
         judged = teachers.answered & (among > 1)
-        outlines = one_hot(teachers.logits.argmax(2), teachers.logits.shape[2]).float()
-        losses = dice_loss(outlines, mask[:, None]).where(judged, 0.0)
+        outlines = one_hot(teachers.logits.argmax(2).flatten(2), teachers.logits.shape[2]).float()
+        losses = dice_loss(outlines, mask.flatten(1)[:, None]).where(judged, 0.0)
         usual = losses.sum(1, keepdim=True) / among.clamp_min(1)
         total = total + (losses - usual).where(judged, 0.0).sum(0)
         count = count + judged.sum(0)
@@ -121,9 +122,10 @@ def dissent(probs: Tensor, answered: Tensor, *, smooth: float = 1.0) -> Tensor:
     class, a teacher that alone finds a small organ is silenced by two that miss it, and on empty slices the weight goes
     to whoever is surest of nothing. Departs: our own, for slices that nobody has outlined.
     """
+    probs = probs.flatten(3)
     together = mixture(probs, _alike(answered))[:, None]
-    overlap = (probs * together).sum((-2, -1))
-    total = probs.square().sum((-2, -1)) + together.square().sum((-2, -1))
+    overlap = (probs * together).sum(-1)
+    total = probs.square().sum(-1) + together.square().sum(-1)
     return (1 - (2 * overlap + smooth) / (total + smooth)).mean(-1)
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -34,11 +36,23 @@ NODES = 32
 slice's own, blurring repeats the noise at the border, and corners move by 40 % of the side at 384 pixels (measured)."""
 
 
-def draw(plan: Augment, seed: int, *, size: Size, n: int) -> Warp:
-    """The moves of n slices of that size (H, W); slice i's depend on `plan`, `seed`, `size` and i alone."""
+def draw(plan: Augment, seed: int, *, size: Sequence[int], n: int) -> Warp:
+    """The moves of n pictures of that size, slices (H, W) or patches (D, H, W).
+
+    Picture i's depend on `plan`, `seed`, `size` and i alone. A patch's slices are moved alike, and may turn round.
+    """
+    rows, columns = size[-2:]
+    upended = None
+    if len(size) == 3:
+        upended = torch.tensor([np.random.default_rng([seed, i, 3]).random() < plan.flip for i in range(n)])
+    return replace(_drawn_in_plane(plan, seed, (rows, columns), n), upended=upended)
+
+
+def _drawn_in_plane(plan: Augment, seed: int, size: Size, n: int) -> Warp:
+    """The moves of n slices."""
     slices = [_draw_slice(plan, seed, position, size) for position in range(n)]
     bends = [_bend(drawn, size) for drawn in slices]
-    moved = [i for i in range(n) if "affine" in slices[i] or bends[i] is not None]
+    moved = [i for i in range(n) if slices[i].keys() & {"affine", "quarter_turn"} or bends[i] is not None]
     shades = [drawn.get("brightness_contrast", {"alpha": 1.0, "beta": 0.0}) for drawn in slices]
     return Warp(
         flips=torch.tensor([_flips(slices[i]) if i not in moved else (False, False) for i in range(n)]),
@@ -61,6 +75,7 @@ def _transforms(plan: Augment) -> dict[str, Any]:
     return {
         "upside_down": A.VerticalFlip(p=plan.flip),
         "left_to_right": A.HorizontalFlip(p=plan.flip),
+        "quarter_turn": A.RandomRotate90(p=plan.quarter_turn),
         "affine": A.Affine(
             rotate=(-plan.rotate_deg, plan.rotate_deg),
             scale=(1 - plan.scale, 1 + plan.scale),
@@ -71,7 +86,9 @@ def _transforms(plan: Augment) -> dict[str, Any]:
         "elastic": A.ElasticTransform(alpha=alpha, sigma=sigma, p=plan.elastic),
         "grid": A.GridDistortion(p=plan.grid),
         "optical": A.OpticalDistortion(p=plan.optical),
-        "brightness_contrast": A.RandomBrightnessContrast(p=plan.brightness_contrast),
+        "brightness_contrast": A.RandomBrightnessContrast(
+            brightness_limit=plan.brightness, contrast_limit=plan.contrast, p=plan.brightness_contrast
+        ),
         "dropout": A.CoarseDropout(p=plan.dropout),
     }
 
@@ -87,7 +104,8 @@ def _draw_slice(plan: Augment, seed: int, position: int, size: Size) -> Drawn:
         transform.set_random_state(generator, python)
         if transform.should_apply():
             shape = (NODES, NODES) if name == "elastic" else size
-            drawn[name] = transform.get_params_dependent_on_data({"shape": shape}, {"image": blank})
+            own = transform.get_params()
+            drawn[name] = own | transform.get_params_dependent_on_data({"shape": shape}, {"image": blank})
     return drawn
 
 
@@ -96,7 +114,7 @@ def _flips(drawn: Drawn) -> tuple[bool, bool]:
 
 
 def _theta(drawn: Drawn, size: Size) -> NDArray[np.float64]:
-    """The drawn flips and affine move (2, 3), from the result's coordinates in [-1, 1] to the slice's.
+    """The drawn flips, right angles and affine move (2, 3), from the result's coordinates in [-1, 1] to the slice's.
 
     Albumentations gives the slice's pixels to the result's: (3, 3), x before y, pixel centres at whole numbers.
     """
@@ -104,7 +122,14 @@ def _theta(drawn: Drawn, size: Size) -> NDArray[np.float64]:
     unit = np.array([[2 / w, 0, 1 / w - 1], [0, 2 / h, 1 / h - 1], [0, 0, 1]])
     pixels = np.linalg.inv(drawn["affine"]["matrix"]) if "affine" in drawn else np.eye(3)
     flip = np.diag([-1 if left_to_right else 1, -1 if upside_down else 1, 1])
-    return np.asarray((flip @ unit @ pixels @ np.linalg.inv(unit))[:2])
+    return np.asarray((flip @ _quarters(drawn, size) @ unit @ pixels @ np.linalg.inv(unit))[:2])
+
+
+def _quarters(drawn: Drawn, size: Size) -> NDArray[np.float64]:
+    """The drawn right angles (3, 3), counter-clockwise, in the same coordinates; a slice that is no square is cut."""
+    h, w = size
+    turn = np.array([[0, -h / w, 0], [w / h, 0, 0], [0, 0, 1]])
+    return np.linalg.matrix_power(turn, drawn["quarter_turn"]["factor"] if "quarter_turn" in drawn else 0)
 
 
 def _bend(drawn: Drawn, size: Size) -> NDArray[np.float32] | None:

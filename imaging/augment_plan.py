@@ -1,4 +1,4 @@
-"""How much slices are varied in training: numbers that a study may set."""
+"""How much slices and patches are varied in training: numbers that a study may set."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ Chance = Annotated[float, Field(ge=0, le=1)]
 class Augment(BaseModel):
     """`[augment]` of study.toml: how slices are varied in training (AMTKD, section 4.1).
 
-    Chances are a slice's, shares are of its side.
+    Chances are a slice's, shares are of its side. All slices of a patch are varied alike.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     flip: Chance = 0.5
-    """Chance to be turned upside down, and another to be turned left to right."""
+    """Chance to be turned upside down, and another to be turned left to right; for a patch one more, back to front."""
+    quarter_turn: Chance = 0.0
+    """Chance to be turned by one, two or three right angles in the plane (DSD, section 3.1: 0.1)."""
     affine: Chance = 0.5
     """Chance to be shifted, scaled and rotated. The paper gives none; 0.5 is albumentations' default."""
     rotate_deg: Annotated[float, Field(ge=0, le=180)] = 90
@@ -39,7 +41,13 @@ class Augment(BaseModel):
     optical: Chance = 0.1
     """Chance of an optical distortion: a lens with a coefficient of up to 0.05 (albumentations' default)."""
     brightness_contrast: Chance = 0.2
-    """Chance of up to 20 % more or less contrast, and 0.2 of a normalised image's unit more or less brightness."""
+    """Chance of another contrast and brightness."""
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Then: up to so much more or less contrast, a share (albumentations' default)."""
+    brightness: Annotated[float, Field(ge=0, le=10)] = 0.2
+    """Then: up to so much of a normalised image's unit more or less brightness (albumentations' default)."""
+    foreground: Chance = 0.5
+    """Chance that a patch to train on lies about a voxel of an organ, and not about any (MOD's authors: 1 to 1)."""
     dropout: Chance = 0.2
     """Chance of one or two holes, a tenth to a fifth of a side each (albumentations' default)."""
 

@@ -109,18 +109,21 @@ class Inspection:
     problems: tuple[Problem, ...]
 
 
-def inspect(folder: Path, *, classes: int | None = None, progress: Progress | None = None) -> Inspection:
+def inspect(
+    folder: Path, *, classes: int | None = None, channels: int | None = 1, progress: Progress | None = None
+) -> Inspection:
     """Find every scan and mask in a folder, pair them, and put aside what cannot be used.
 
     Headers are read and masks' values; the scans' pixels only when a case is. `classes` is how many the study has, the
-    background included; without it any are taken. A scan whose mask is put aside stays, as a scan without a mask.
+    background included; without it any are taken, and `channels` how many sequences a file holds (None: any number). A
+    scan whose mask is put aside stays, as a scan without a mask.
     `progress` is told (files looked at, files).
 
     Raises: InputError when there is no such folder.
     """
     if not folder.is_dir():
         raise InputError("is no folder", where=folder, fix="name the folder that holds the scans")
-    findings = find(folder, most_labels=max(MOST_LABELS, classes or 0), progress=progress)
+    findings = find(folder, most_labels=max(MOST_LABELS, classes or 0), channels=channels, progress=progress)
     faults = [_fault(mask, classes) for mask in findings.masks]
     findings.masks[:] = [mask for mask, fault in zip(findings.masks, faults, strict=True) if fault is None]
     pairs = pair(findings)

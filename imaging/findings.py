@@ -97,11 +97,11 @@ class Findings:
     _slices: list[Slice] = field(default_factory=list)
     _nifti: list[Nifti] = field(default_factory=list)
 
-    def add(self, path: Path, *, most_labels: int) -> None:
+    def add(self, path: Path, *, most_labels: int, channels: int | None = 1) -> None:
         """Look at one file; InputError when it is a scan or mask that cannot be used."""
         head = head_of(path)
         if is_nifti(head):
-            self._add_nifti(path, most_labels)
+            self._add_nifti(path, most_labels, channels)
         elif head[128:132] == b"DICM" or (head[:1] in (b"\x02", b"\x08") and head[1:2] == head[3:4] == b"\0"):
             self._add_dicom(path)
         elif path.suffix.lower() in OTHER_FORMATS:
@@ -111,8 +111,8 @@ class Findings:
         elif path.name.lower().endswith((".nii", ".nii.gz", ".dcm")):
             raise InputError("empty, cut short, or not what its name says", where=path, fix="copy or export it again")
 
-    def _add_nifti(self, path: Path, most_labels: int) -> None:
-        source, values = read_nifti(path, most_labels=most_labels)
+    def _add_nifti(self, path: Path, most_labels: int, channels: int | None) -> None:
+        source, values = read_nifti(path, most_labels=most_labels, channels=channels)
         relative = path.relative_to(self.folder)
         if source.is_mask:
             self.masks.append(Mask(source, relative, words(stem(path.name)), values))
@@ -167,13 +167,13 @@ def _dicom_scan(source: Source, path: Path, dataset: Dataset) -> Scan:
     return Scan(source, path, names, patient, name, str(dataset.get("SeriesInstanceUID") or ""))
 
 
-def find(folder: Path, *, most_labels: int, progress: Progress | None = None) -> Findings:
+def find(folder: Path, *, most_labels: int, channels: int | None = 1, progress: Progress | None = None) -> Findings:
     """Look at every file below `folder`, hidden ones left out; what cannot be used becomes a problem."""
     findings = Findings(folder)
     files = list(_files(folder))
     for done, path in enumerate(files, 1):
         try:
-            findings.add(path, most_labels=most_labels)
+            findings.add(path, most_labels=most_labels, channels=channels)
         except InputError as error:
             findings.problems.append(Problem.of(error, path))
         except OSError:

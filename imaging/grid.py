@@ -1,7 +1,8 @@
-"""Where a network's slices lie in a scan, and the way back to the scan's own voxels."""
+"""Where a network's voxels lie in a scan, and the way back to the scan's own."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from imaging.volume import AXIAL, Volume, reorient
 
 @dataclass(frozen=True)
 class Axis:
-    """Where a slice's pixels lie along one axis: pixel j at position `origin` + `step` × j of the scan's own pixels."""
+    """Where a network's voxels lie along one axis: voxel j at position `origin` + `step` × j of the scan's own."""
 
     native: int
     size: int
@@ -57,10 +58,13 @@ def _linear(positions: NDArray[np.floating[Any]], n: int, step: float) -> NDArra
 
 @dataclass(frozen=True)
 class Grid:
-    """How a scan's own voxels were turned into slices: its axes (such as "LAS"), its shape, and both in-plane axes."""
+    """How a scan's own voxels were turned into a stack of slices: its axes (such as "LAS"), its shape, and the way
+    along slices, rows and columns.
+    """
 
     axes: str
     shape: tuple[int, int, int]
+    slices: Axis
     rows: Axis
     columns: Axis
 
@@ -69,15 +73,41 @@ class Grid:
 
     @classmethod
     def from_json(cls, note: dict[str, Any]) -> Grid:
-        return cls(note["axes"], tuple(note["shape"]), Axis(**note["rows"]), Axis(**note["columns"]))
+        axes = [Axis(**note[name]) for name in ("slices", "rows", "columns")]
+        return cls(note["axes"], tuple(note["shape"]), *axes)
+
+    @property
+    def whole(self) -> tuple[int, int, int]:
+        """Slices, rows and columns of the stack."""
+        return self.slices.size, self.rows.size, self.columns.size
 
     def to_slices(self, planes: NDArray[Any]) -> NDArray[np.float32]:
-        """Axial planes (D, h, w) of the scan, sampled at the slices' pixels (D, H, W); zero beyond the scan."""
-        return _sample(planes, self.rows.to_slice(), self.columns.to_slice())
+        """Axial planes (d, h, w) of the scan, sampled at the stack's voxels (D, H, W); zero beyond the scan."""
+        return _sample(_along(self.slices.to_slice(), planes), self.rows.to_slice(), self.columns.to_slice())
 
     def covered(self) -> NDArray[np.bool_]:
-        """Which pixels (H, W) of a slice lie on the scan; the others are padding."""
-        return np.asarray(np.outer(self.rows.to_slice().any(1), self.columns.to_slice().any(1)))
+        """Which voxels (D, H, W) of the stack lie on the scan; the others are padding."""
+        within = [_held(axis.to_slice()) for axis in (self.slices, self.rows, self.columns)]
+        return np.asarray(within[0][:, None, None] & within[1][:, None] & within[2])
+
+    def box(self) -> tuple[slice, slice, slice]:
+        """The part of the stack that lies on the scan."""
+        ends = [np.flatnonzero(_held(axis.to_slice()))[[0, -1]] for axis in (self.slices, self.rows, self.columns)]
+        first, second, third = (slice(int(start), int(last) + 1) for start, last in ends)
+        return first, second, third
+
+
+def _held(weights: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which voxels have anything to be sampled from."""
+    return np.asarray(weights.any(1))
+
+
+def _along(weights: NDArray[np.float32], planes: NDArray[Any]) -> NDArray[Any]:
+    """Planes (d, …) weighed into others (D, …); as they are where each stands for itself."""
+    if np.array_equal(weights, np.eye(len(planes), dtype=weights.dtype)):
+        return planes
+    flat = csr_array(weights) @ planes.reshape(len(planes), -1).astype(np.float32)
+    return np.asarray(flat, np.float32).reshape(-1, *planes.shape[1:])
 
 
 def _sample(planes: NDArray[Any], rows: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -93,15 +123,27 @@ def _sample(planes: NDArray[Any], rows: NDArray[np.float32], columns: NDArray[np
     return sampled
 
 
-def grid_of(image: Volume, size: tuple[int, int], spacing_mm: tuple[float, float] | None = None) -> Grid:
-    """Where slices of that size and spacing (the scan's own when None) lie in that scan."""
+def grid_of(
+    image: Volume,
+    size: tuple[int, int],
+    spacing_mm: tuple[float, ...] | None = None,
+    *,
+    least: int = 1,
+) -> Grid:
+    """Where slices of that size lie in that scan, padded to `least` of them.
+
+    `spacing_mm` is between slices, rows and columns; where there are two, or none, the scan's own stands for the rest.
+    """
     axial = reorient(image)
-    _, *spacing = axial.spacing_mm
-    wanted = spacing_mm or spacing
-    steps = [w / s for w, s in zip(wanted, spacing, strict=True)]
-    rows, columns = map(Axis.centred, axial.array.shape[1:], size, steps)
-    depth, height, width = image.array.shape
-    return Grid(axes_of(image), (depth, height, width), rows, columns)
+    own = axial.spacing_mm
+    wanted = (*own[: 3 - len(spacing_mm)], *spacing_mm) if spacing_mm else own
+    steps = [w / s for w, s in zip(wanted, own, strict=True)]
+    depth = axial.array.shape[0]
+    size_along = max(least, 1, round(depth / steps[0]))
+    native, sizes = axial.array.shape[:3], (size_along, *size)
+    slices, rows, columns = (Axis.centred(*each) for each in zip(native, sizes, steps, strict=True))
+    first, second, third = image.array.shape[:3]
+    return Grid(axes_of(image), (first, second, third), slices, rows, columns)
 
 
 def to_native(logits: NDArray[Any], grid: Grid) -> NDArray[np.uint8]:
@@ -109,8 +151,17 @@ def to_native(logits: NDArray[Any], grid: Grid) -> NDArray[np.uint8]:
 
     Logits are interpolated, not classes; voxels that no slice covers are background.
     """
-    rows, columns = grid.rows.to_native(), grid.columns.to_native()
-    labels = np.stack([_sample(planes, rows, columns).argmax(0) for planes in logits]).astype(np.uint8)
-    labels *= np.outer(rows.any(1), columns.any(1)).astype(np.uint8)
+    slices, rows, columns = (axis.to_native() for axis in (grid.slices, grid.rows, grid.columns))
+    labels = np.stack([_sample(planes, rows, columns).argmax(0) for planes in _planes(slices, logits)])
+    covered = _held(slices)[:, None, None] & _held(rows)[:, None] & _held(columns)
+    labels = labels.astype(np.uint8) * covered
     turn = ornt_transform(axcodes2ornt(tuple(AXIAL)), axcodes2ornt(tuple(grid.axes)))
     return np.ascontiguousarray(apply_orientation(labels, turn), np.uint8)
+
+
+def _planes(weights: NDArray[np.float32], logits: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Logits (C, H, W) of each of the scan's own slices in turn: a whole scan's at once can be gigabytes."""
+    for row in weights:
+        near = np.flatnonzero(row)
+        alone = len(near) == 1 and row[near[0]] == 1
+        yield logits[near[0]] if alone else np.tensordot(row[near], logits[near].astype(np.float32), axes=1)

@@ -1,4 +1,4 @@
-"""How well a prediction agrees with a reference: Dice, IoU, VOE, HD95 and ASSD, a class and a case at a time.
+"""How well a prediction agrees with a reference: Dice, IoU, VOE, HD95 and ASSD, a class or region and a case at a time.
 
 Sites report these and nothing else of their patients; the report averages over cases what is defined.
 """
@@ -6,7 +6,7 @@ Sites report these and nothing else of their patients; the report averages over 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.surface_distance import compute_average_surface_distance
 from numpy.typing import NDArray
 
+Structures = Mapping[str, tuple[int, ...]]
+"""Name → the class numbers that it consists of."""
 METRICS = ("dice", "iou", "voe", "hd95", "assd")
 """Higher is better for the first two; the distances are in millimetres."""
 
@@ -62,6 +64,14 @@ def overlaps(prediction: NDArray[Any], reference: NDArray[Any], classes: int) ->
 
     Raises: ValueError when shapes differ or a label is no class.
     """
+    each = {str(label): (label,) for label in range(classes)}
+    return list(overlaps_of(prediction, reference, classes, each).values())
+
+
+def overlaps_of(
+    prediction: NDArray[Any], reference: NDArray[Any], classes: int, structures: Structures
+) -> dict[str, Overlap]:
+    """One `Overlap` for each structure, which may share classes with another; errors as in `overlaps`."""
     if prediction.shape != reference.shape:
         raise ValueError(f"prediction {prediction.shape} and reference {reference.shape} differ in shape")
     for labels in (prediction, reference):
@@ -69,8 +79,11 @@ def overlaps(prediction: NDArray[Any], reference: NDArray[Any], classes: int) ->
             raise ValueError(f"labels reach from {labels.min()} to {labels.max()}, classes from 0 to {classes - 1}")
     pairs = prediction.astype(np.int64).ravel() * classes + reference.ravel()
     table = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
-    columns = zip(table.sum(1).tolist(), table.sum(0).tolist(), table.diagonal().tolist(), strict=True)
-    return [Overlap(*counts) for counts in columns]
+    found = {}
+    for name, parts in structures.items():
+        own = list(parts)
+        found[name] = Overlap(int(table[own].sum()), int(table[:, own].sum()), int(table[np.ix_(own, own)].sum()))
+    return found
 
 
 def mean_dice(prediction: NDArray[Any], reference: NDArray[Any], *, classes: int) -> float:
@@ -79,24 +92,28 @@ def mean_dice(prediction: NDArray[Any], reference: NDArray[Any], *, classes: int
 
 
 def case_metrics(
-    prediction: NDArray[Any], reference: NDArray[Any], *, classes: Sequence[str], spacing_mm: Sequence[float]
+    prediction: NDArray[Any],
+    reference: NDArray[Any],
+    *,
+    classes: int,
+    structures: Structures,
+    spacing_mm: Sequence[float],
 ) -> dict[str, dict[str, float | None]]:
-    """Every metric of a case, {metric: {class: value}}, for the foreground classes; ready for JSON.
+    """Every metric of a case, {metric: {structure: value}}; ready for JSON.
 
-    Shapes: label arrays (D, H, W) on the scan's own grid; `spacing_mm` in the order of their axes.
+    Shapes: label arrays (D, H, W) on the scan's own grid, of labels below `classes`; `spacing_mm` in the order of their
+    axes.
     Empty on both sides: Dice and IoU 1, VOE and both distances 0. Empty on one side: Dice and IoU 0, VOE 1, and the
     distances None. There is no distance to nothing: an agreed penalty, such as the scan's diagonal, would measure the
     field of view and swamp the mean; so a report counts these cases beside its mean, and they weigh in the Dice.
     """
     values: dict[str, dict[str, float | None]] = {metric: {} for metric in METRICS}
-    counts = overlaps(prediction, reference, len(classes))
-    for label, (name, overlap) in enumerate(zip(classes, counts, strict=True)):
-        if label == 0:
-            continue
+    for name, overlap in overlaps_of(prediction, reference, classes, structures).items():
         for metric in ("dice", "iou", "voe"):
             values[metric][name] = getattr(overlap, metric)
+        labels = structures[name]
         values["hd95"][name], values["assd"][name] = surface_distances(
-            prediction == label, reference == label, spacing_mm=spacing_mm
+            np.isin(prediction, labels), np.isin(reference, labels), spacing_mm=spacing_mm
         )
     return values
 

@@ -38,6 +38,8 @@ class Nifti:
     path: Path
     grid: Volume = field(compare=False, repr=False)
     is_mask: bool
+    channels: int = 1
+    """Sequences of a scan in one file, along its fourth axis."""
     oriented: bool = True
     """Whether the header says how the voxels lie in the patient; if not, nibabel's guess stands."""
 
@@ -53,7 +55,11 @@ class Nifti:
             raise InputError(
                 f"class value {values.max():g} is above {MAX_LABEL}", where=self.path, fix="number the classes from 1"
             )
-        array = values.reshape(self.grid.array.shape[::-1]).transpose(2, 1, 0)
+        sides = self.grid.array.shape[::-1]
+        if self.channels > 1:
+            array = values.reshape(*sides, self.channels).transpose(2, 1, 0, 3)
+        else:
+            array = values.reshape(sides).transpose(2, 1, 0)
         array = np.ascontiguousarray(array, np.uint8 if self.is_mask else np.float32)
         return Volume(array, self.grid.affine, self.grid.modality)
 
@@ -76,12 +82,15 @@ def head_of(path: Path) -> bytes:
         return b""
 
 
-def read_nifti(path: Path, *, most_labels: int = MOST_LABELS) -> tuple[Nifti, tuple[int, ...]]:
+def read_nifti(
+    path: Path, *, most_labels: int = MOST_LABELS, channels: int | None = 1
+) -> tuple[Nifti, tuple[int, ...]]:
     """A NIfTI file as scan or mask, and the distinct values of a mask (none of a scan).
 
     A mask is read once, slice by slice; a scan only until it shows that it is no mask.
 
-    Raises: InputError when it is damaged, not three-dimensional, in colour, or without a usable affine.
+    Raises: InputError when it is damaged, in colour, without a usable affine, or has a fourth axis of other than
+    `channels` (None: any number will do).
     """
     with opened(path) as image:
         shape = tuple(image.shape) + (1,) * (3 - image.ndim)
@@ -89,12 +98,7 @@ def read_nifti(path: Path, *, most_labels: int = MOST_LABELS) -> tuple[Nifti, tu
             shape = shape[:-1]
         if min(shape) < 1:
             raise InputError("the file holds no voxels", where=path, fix="export it again")
-        if len(shape) > 3:
-            raise InputError(
-                f"{len(shape)} dimensions ({' × '.join(map(str, shape))}): several time points or channels in one file",
-                where=path,
-                fix="save each time point or channel as a file of three dimensions",
-            )
+        has = _channels(shape, channels, path)
         if image.get_data_dtype().kind not in "iuf":
             raise InputError("colour or complex values", where=path, fix="save plain intensities or class values")
         affine = np.array(image.affine, np.float64)
@@ -102,9 +106,30 @@ def read_nifti(path: Path, *, most_labels: int = MOST_LABELS) -> tuple[Nifti, tu
         if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-9:
             raise _sizeless(path)
         oriented = bool(image.header["sform_code"] or image.header["qform_code"])
-        values = _label_values(image, most_labels)
-    grid = blank(shape[::-1], affine[:, [2, 1, 0, 3]], "" if values is None else "SEG")
-    return Nifti(path, grid, values is not None, oriented), values or ()
+        values = _label_values(image, most_labels) if has == 1 else None
+    if values is None and channels not in (None, has):
+        raise _other_channels(has, channels or 1, path)
+    grid = blank(shape[2::-1], affine[:, [2, 1, 0, 3]], "" if values is None else "SEG")
+    return Nifti(path, grid, values is not None, has, oriented), values or ()
+
+
+def _channels(shape: tuple[int, ...], wanted: int | None, path: Path) -> int:
+    """How many channels a file of that shape holds; InputError where that cannot be, or is not `wanted`."""
+    has = shape[3] if len(shape) == 4 else 1
+    if len(shape) > 4 or (has > 1 and wanted == 1):
+        raise InputError(
+            f"{len(shape)} dimensions ({' × '.join(map(str, shape))}): several time points or channels in one file",
+            where=path,
+            fix="save each time point or channel as a file of three dimensions",
+        )
+    if has > 1 and wanted not in (None, has):
+        raise _other_channels(has, wanted or 1, path)
+    return has
+
+
+def _other_channels(has: int, wanted: int, path: Path) -> InputError:
+    what = f"{has} channel{'s' * (has > 1)} in the file, and the study names {wanted}"
+    return InputError(what, where=path, fix="put all sequences of `task.channels` into one file, in that order")
 
 
 def _label_values(image: Any, most: int) -> tuple[int, ...] | None:

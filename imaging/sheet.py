@@ -45,7 +45,7 @@ def picture_of(name: str, use: str, image: Volume, mask: Volume | None) -> Pictu
     scan = reorient(image)
     labels = reorient(mask).array if mask is not None else None
     index = len(scan.array) // 2 if labels is None else _fullest(labels)
-    plane = scan.array[index]
+    plane = scan.array[index] if image.channels == 1 else scan.array[index, :, :, 0]
     thin = max(1, math.ceil(max(plane.shape) / SIDE))
     ct = image.modality == "CT" or (not image.modality and scan.array.min() <= AIR_HU)
     low, high = SOFT_TISSUE_HU if ct else np.percentile(plane, (1, 99))

@@ -17,7 +17,7 @@ from imaging.cohort import Case
 from imaging.grid import Grid
 from imaging.preprocess import Preprocess, prepare
 
-VERSION = 1
+VERSION = 2
 """Of the files' layout."""
 
 
@@ -48,7 +48,7 @@ class CachedCase:
 
 @dataclass(frozen=True)
 class Part:
-    """One case's arrays: `images` (D, H, W) float16, `masks` (D, H, W) uint8, and `native`, its mask as drawn."""
+    """One case's arrays: `images` (D, c, H, W) float16, `masks` (D, H, W) uint8, and `native`, its mask as drawn."""
 
     case: CachedCase
     images: NDArray[np.float16]
@@ -67,6 +67,7 @@ class Recipe:
 
     plan: Preprocess
     classes: int
+    channels: int = 1
 
     def key(self, case: Case) -> str:
         """32 hex digits from the content of the case's files."""
@@ -80,7 +81,7 @@ class Recipe:
     def prepare(self, case: Case, key: str) -> Part:
         """The case read and prepared; InputError or OSError when it cannot be used."""
         image, mask = case.read_image(), case.read_mask()
-        prepared = prepare(image, mask, self.plan, classes=self.classes)
+        prepared = prepare(image, mask, self.plan, classes=self.classes, channels=self.channels)
         n = len(prepared.images)
         cached = CachedCase(case.id, case.patient, mask is not None, 0, n, prepared.grid, image.spacing_mm, key)
         native = mask.array.astype(np.uint8) if mask is not None else None
@@ -88,7 +89,7 @@ class Recipe:
 
     def _hash(self, *content: Any) -> str:
         drawn = True  # masks as they were drawn are kept: once a choice
-        whole = [VERSION, self.plan.fingerprint(), self.classes, drawn, *content]
+        whole = [VERSION, self.plan.fingerprint(), self.classes, self.channels, drawn, *content]
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:32]
 
 

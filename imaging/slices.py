@@ -1,6 +1,6 @@
 """A cohort's slices in memory-mapped files: scans are read once, and a cohort never sits in memory.
 
-    images.npy (N, H, W) float16    masks.npy (N, H, W) uint8    native/<case>.npy (D, H, W) uint8    index.json
+    images.npy (M, c, H, W) float16   masks.npy (M, H, W) uint8   native/<case>.npy (D, H, W) uint8   index.json
 
 It holds a site's own patients, and stays there.
 """
@@ -14,49 +14,112 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imaging.atomic import clear, replacing
 from imaging.cohort import COPY, Case, Problem
+from imaging.crops import crop_origins
 from imaging.errors import InputError
 from imaging.lock import Lock
 from imaging.preprocess import Preprocess
 from imaging.slice_parts import VERSION, CachedCase, Part, Recipe, read_part, write_part
+from imaging.windows import Patches, windows
 
 __all__ = ["CachedCase", "SliceCache"]
 
 Progress = Callable[[int, int], None]
 
 
+class Rows(Protocol):
+    """What a network sees, by its numbers: images (N, c, *shape) or masks (N, *shape)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, chosen: NDArray[np.int64] | slice, /) -> NDArray[Any]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class SliceCache:
-    """N slices of some cases, case after case, each from feet to head."""
+    """The slices of some cases, case after case, each from feet to head; and the N slices or patches to be seen.
+
+    Where the plan has a patch, a network sees the patches that cover each case; else every slice by itself.
+    """
 
     folder: Path
-    fingerprint: str
+    plan: Preprocess
     classes: int
     stamp: str
     """Changes when any file, or how it is prepared, may have changed."""
     cases: tuple[CachedCase, ...]
     problems: tuple[Problem, ...]
     """Cases put aside because they could not be read or prepared."""
-    images: NDArray[np.float16]
-    """(N, H, W), memory-mapped."""
-    masks: NDArray[np.uint8]
-    """(N, H, W), memory-mapped; 255 throughout where a slice has no mask."""
+    stack: NDArray[np.float16]
+    """Images (M, c, H, W) of all slices, memory-mapped."""
+    outlines: NDArray[np.uint8]
+    """Masks (M, H, W) of all slices, memory-mapped; 255 throughout where a slice has none."""
+
+    @property
+    def images(self) -> Rows:
+        """(N, c, *shape) float16, read when they are asked for."""
+        return Patches(self.stack, self.origins, self.plan.patch) if self.plan.patch else self.stack
+
+    @property
+    def masks(self) -> Rows:
+        """(N, *shape) uint8; 255 throughout where there is no mask."""
+        return Patches(self.outlines, self.origins, self.plan.patch) if self.plan.patch else self.outlines
+
+    @cached_property
+    def origins(self) -> NDArray[np.int64]:
+        """(N, 3) first slice, row and column in `stack` of each patch; ValueError where slices are seen."""
+        return np.concatenate(
+            [one + np.array([case.start, 0, 0]) for case, one in zip(self.cases, self._windows, strict=True)]
+        )
+
+    @cached_property
+    def _windows(self) -> list[NDArray[np.int64]]:
+        if self.plan.patch is None:
+            raise ValueError("slices are seen whole: there are no patches")
+        return [windows(case.grid.box(), case.grid.whole, self.plan.patch, self.plan.overlap) for case in self.cases]
 
     @cached_property
     def labelled(self) -> NDArray[np.bool_]:
-        """(N,) true where a slice has a mask."""
+        """(N,) true where there is a mask."""
         return np.array([case.labelled for case in self.cases])[self.case_index]
 
     @cached_property
     def case_index(self) -> NDArray[np.int64]:
-        """(N,) which of `cases` a slice is of."""
-        return np.repeat(np.arange(len(self.cases)), [case.stop - case.start for case in self.cases])
+        """(N,) which of `cases` a slice or patch is of."""
+        of_each = map(len, self._windows) if self.plan.patch else (case.stop - case.start for case in self.cases)
+        return np.repeat(np.arange(len(self.cases)), list(of_each))
+
+    def ids(self, cases: Sequence[CachedCase]) -> NDArray[np.int64]:
+        """Numbers of the slices or patches of these cases, counting up."""
+        wanted = {case.start for case in cases}
+        return np.flatnonzero(np.array([case.start in wanted for case in self.cases])[self.case_index])
+
+    def cases_of(self, ids: NDArray[np.int64]) -> list[CachedCase]:
+        """The cases that these are of, in their order."""
+        return [self.cases[number] for number in np.unique(self.case_index[ids])]
+
+    def drawn(
+        self, ids: NDArray[np.int64], random: np.random.Generator, *, foreground: float
+    ) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+        """Images (n, c, *shape) and masks (n, *shape) to train on: these slices, or a patch of the case of each.
+
+        Such a patch lies where `random` says, about an organ with the chance `foreground`; its case is outlined.
+        """
+        if self.plan.patch is None:
+            return self.stack[ids], self.outlines[ids]
+        cases = [self.cases[number] for number in self.case_index[ids]]
+        origins = crop_origins(self.outlines, cases, self.plan.patch, random, foreground=foreground)
+        images, masks = (Patches(stack, origins, self.plan.patch)[:] for stack in (self.stack, self.outlines))
+        return images, masks
 
     def native_mask(self, case: CachedCase) -> NDArray[np.uint8]:
         """The case's mask on its scan's own voxels, (D, H, W), memory-mapped.
@@ -83,7 +146,7 @@ class SliceCache:
         n, span = case.stop - case.start, slice(case.start, case.stop)
         native = self.folder / "native" / f"{case.key}.npy"
         mask = np.load(native, mmap_mode="r") if native.exists() else None
-        return Part(replace(case, start=0, stop=n), self.images[span], self.masks[span], mask)
+        return Part(replace(case, start=0, stop=n), self.stack[span], self.outlines[span], mask)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -97,10 +160,11 @@ class SliceCache:
             problems = tuple(Problem(p["what"], Path(p["where"]), p["fix"]) for p in note["problems"])
             if not len(images) == len(masks) == cases[-1].stop:
                 raise ValueError("its arrays and its index differ in length")
+            plan = Preprocess.model_validate(note["plan"])
         except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError) as error:
             what = f"is no whole cache of slices ({type(error).__name__})"
             raise InputError(what, where=folder, fix="delete the folder to have it made again") from error
-        return cls(folder, note["fingerprint"], note["classes"], note["stamp"], cases, problems, images, masks)
+        return cls(folder, plan, note["classes"], note["stamp"], cases, problems, images, masks)
 
     @classmethod
     def build(
@@ -110,6 +174,7 @@ class SliceCache:
         folder: Path,
         *,
         classes: int,
+        channels: int = 1,
         progress: Progress | None = None,
     ) -> Self:
         """The slices of these cases, prepared as planned, in that folder.
@@ -121,7 +186,7 @@ class SliceCache:
 
         Raises: InputError when no case can be used, or the disk is full.
         """
-        recipe = Recipe(plan, classes)
+        recipe = Recipe(plan, classes, channels)
         stamp = recipe.stamp(cases)
         if there := cls._true(folder, stamp):
             return there
@@ -147,7 +212,8 @@ class SliceCache:
                 progress(done, len(cases))
         if not parts:
             raise _nothing(problems)
-        note = {"version": VERSION, "fingerprint": recipe.plan.fingerprint(), "classes": recipe.classes, "stamp": stamp}
+        note: dict[str, Any] = {"version": VERSION, "plan": recipe.plan.model_dump(mode="json"), "stamp": stamp}
+        note |= {"classes": recipe.classes}
         note["problems"] = [{**asdict(problem), "where": str(problem.where)} for problem in problems]
         with replacing(folder) as temporary:
             _assemble(parts, note, workshop / "whole")  # there, so that what a kill leaves is found and removed

@@ -19,9 +19,10 @@ AXIAL = "SPL"
 class Volume:
     """One scan or mask, slice by slice.
 
-    `array` (D, H, W) is slices × rows × columns; `affine` (4, 4) takes its index (k, i, j, 1) to millimetres in
-    RAS+ (nibabel's and NIfTI's world). `modality` is DICOM's code ("MR", "CT", "SEG") or "" where the file does not
-    say. `case` and `patient` are the site's own ids and never leave it.
+    `array` (D, H, W) is slices × rows × columns, with a fourth axis of channels where a scan has several; `affine`
+    (4, 4) takes its index (k, i, j, 1) to millimetres in RAS+ (nibabel's and NIfTI's world). `modality` is DICOM's
+    code ("MR", "CT", "SEG") or "" where the file does not say. `case` and `patient` are the site's own ids and never
+    leave it.
     """
 
     array: NDArray[Any]
@@ -37,9 +38,14 @@ class Volume:
         return float(d), float(h), float(w)
 
     @property
+    def channels(self) -> int:
+        """How many sequences lie in it, one on the other."""
+        return self.array.shape[3] if self.array.ndim == 4 else 1
+
+    @property
     def corners_mm(self) -> NDArray[np.float64]:
         """The eight corner voxels' centres, (8, 3), in RAS+ millimetres."""
-        ends = [(0, n - 1) for n in self.array.shape]
+        ends = [(0, n - 1) for n in self.array.shape[:3]]
         index = np.array([(*corner, 1) for corner in product(*ends)], dtype=np.float64)
         return (index @ self.affine.T)[:, :3]
 
@@ -48,5 +54,5 @@ def reorient(volume: Volume, axes: str = AXIAL) -> Volume:
     """The same scan with its axes flipped and swapped, without interpolation, to point nearest to `axes`."""
     turn = ornt_transform(nib.io_orientation(volume.affine), axcodes2ornt(tuple(axes)))
     array = apply_orientation(volume.array, turn)
-    affine = volume.affine @ inv_ornt_aff(turn, volume.array.shape)
+    affine = volume.affine @ inv_ornt_aff(turn, volume.array.shape[:3])
     return replace(volume, array=array, affine=affine)

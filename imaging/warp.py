@@ -1,4 +1,7 @@
-"""The deterministic half of augmentation: moves that were drawn once a slice, applied alike to whatever lies on it."""
+"""The deterministic half of augmentation: moves that were drawn once a picture, applied alike to whatever lies on it.
+
+A picture is a slice, or a patch of a volume, whose slices all move alike.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ Hole = tuple[int, int, int, int, int]
 class Warp:
     """What was drawn for N slices of (H, W): a flip, then an affine move, then a bend; and changes of intensity.
 
-    Slices that only flip are moved by whole pixels, exactly. Of the others, M, a result's pixel at u, in coordinates
+    For patches (D, H, W) it is what was drawn for all slices of each, and whether their order turns round. Slices that
+    only flip are moved by whole pixels, exactly. Of the others, M, a result's pixel at u, in coordinates
     that run from -1 to 1 between the slice's outer edges, is the slice at `theta` (u + bend(u)), reflected at those
     edges. Nothing here depends on a grid: an attention map (h, w) moves as its slice does, whatever its resolution.
     """
@@ -38,6 +42,8 @@ class Warp:
     """(N,) float32: brightness, is added to them."""
     holes: tuple[Hole, ...]
     """Where the signal is lost."""
+    upended: Tensor | None = None
+    """(N,) bool: patches whose last slice becomes the first; None for slices."""
     _fields: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
 
     def field(self, h: int, w: int) -> Tensor:
@@ -52,8 +58,23 @@ class Warp:
             self._fields[h, w] = field
         return self._fields[h, w]
 
+    @property
+    def dims(self) -> int:
+        """Axes of a picture."""
+        return 2 if self.upended is None else 3
+
     def move(self, x: Tensor, *, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
-        """Images, logits or maps (N, C, h, w), moved; float32. Channels moved in one call share most of its cost."""
+        """Images, logits or maps (N, C, h, w), or (N, C, d, h, w) of patches, moved; float32.
+
+        Channels moved in one call share most of its cost.
+        """
+        if self.upended is None:
+            return self._in_plane(x, mode)
+        upright = [one.flip(1) if up else one for one, up in zip(x, self.upended.tolist(), strict=True)]
+        x = torch.stack(upright)
+        return self._in_plane(x.flatten(1, 2), mode).view(x.shape)
+
+    def _in_plane(self, x: Tensor, mode: Literal["bilinear", "nearest"]) -> Tensor:
         out = torch.empty(x.shape)
         places = {int(i): place for place, i in enumerate(self.moved)}
         for i, (flip, source) in enumerate(zip(self.flips.tolist(), x, strict=True)):
@@ -67,15 +88,16 @@ class Warp:
         return out
 
     def move_masks(self, masks: Tensor) -> Tensor:
-        """Class labels (N, h, w) of any integer type, moved; each takes the nearest label."""
+        """Class labels (N, h, w) or (N, d, h, w) of any integer type, moved; each takes the nearest label."""
         return self.move(masks[:, None], mode="nearest")[:, 0].to(masks.dtype)
 
     def shade(self, images: Tensor) -> Tensor:
-        """Images (N, 1, H, W), already moved, with other contrast and brightness, and with holes at 0.
+        """Images (N, c, H, W) or (N, c, D, H, W), already moved, of other contrast and brightness, with holes at 0.
 
         0 is the scan's mean intensity, or the middle of the CT window.
         """
-        out = images * self.gain[:, None, None, None] + self.offset[:, None, None, None]
+        each = (-1, *[1] * (images.ndim - 1))
+        out = images * self.gain.view(each) + self.offset.view(each)
         for n, top, left, bottom, right in self.holes:
-            out[n, :, top:bottom, left:right] = 0
+            out[n, ..., top:bottom, left:right] = 0
         return out

@@ -7,13 +7,11 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
-from models.registry import Spec, create, names, spec
-
-SIDE = 384
-"""Rows and columns of the image that Table 2 of AMTKD counts for."""
+from models.entry import Spec
+from models.registry import create, names, spec
 
 
 def models_command(
@@ -24,13 +22,18 @@ def models_command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
 ) -> None:
-    """List the networks: parameters, FLOPs at 1×384×384 beside the paper's Table 2, and where their taps lie.
+    """List the networks: parameters, FLOPs and where their taps lie.
+
+    Networks of slices are counted at 1×384×384, beside the paper's Table 2; networks of volumes at one patch of the
+    size in the table, which some of them are built for.
 
     preceptor models
 
     preceptor models enet --classes 4
 
     preceptor models --encoder resnet18 --json
+
+    preceptor models vnet --classes 3 --json
     """
     chosen = [spec(name)] if name else [entry for entry in map(spec, names()) if entry.with_encoder or not encoder]
     options: dict[str, str | int] = {"encoder": encoder} if encoder else {}
@@ -42,39 +45,77 @@ def models_command(
         Console().print(table(rows))
 
 
-def row(entry: Spec, classes: int, options: dict[str, str | int]) -> dict[str, Any]:
-    """One network as `--json` prints it; the paper's figures are null where an option makes it another network."""
+def row(
+    entry: Spec,
+    classes: int,
+    options: dict[str, str | int],
+    *,
+    in_channels: int = 1,
+    size: tuple[int, ...] | None = None,
+) -> dict[str, Any]:
+    """One network as `--json` prints it, at its entry's size unless another is given.
+
+    The paper's figures are null where classes, channels, size or an option make it another network.
+    """
     from models.cost import cost
 
-    counted = cost(create(entry.name, 1, classes, **options), (SIDE, SIDE))
-    printed = not options and classes == 2
+    shape = size or entry.size
+    counted = cost(create(entry.name, in_channels, classes, size=shape, **options), shape)
+    printed = not options and (in_channels, classes, shape) == (1, 2, entry.size)
+    build = entry.build_with(options)
     return {
         "name": entry.name,
         "role": entry.role,
-        "title": entry.title if not options else f"{entry.name} on {options['encoder']}",
+        "dims": entry.dims,
+        "title": entry.title if "encoder" not in options else f"{entry.name} on {options['encoder']}",
         "paper": entry.paper,
+        "channels": in_channels,
         "classes": classes,
+        "size": shape,
         "options": options,
         "parameters": counted.parameters,
         "flops": counted.flops,
         "paper_parameters": entry.paper_parameters if printed else None,
         "paper_flops": entry.paper_flops if printed else None,
-        "size_multiple": entry.build_with(options).multiple,
-        "taps": {tap: {"channels": c, "stride": SIDE // h} for tap, (c, h, _) in counted.taps.items()},
+        "size_multiple": build.multiple,
+        "fixed_size": build.fixed_size,
+        "taps": {tap: {"channels": c, "stride": shape[0] // side} for tap, (c, side, *_) in counted.taps.items()},
     }
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
-    """The same rows for a reader, within 80 columns; a tap is channels/stride, the encoder's before the decoder's."""
-    title = f"One slice of 1×{SIDE}×{SIDE}, {rows[0]['classes']} classes; in brackets AMTKD's Table 2"
+def table(rows: list[dict[str, Any]]) -> Group:
+    """The same rows for a reader, within 80 columns, networks of slices and of volumes apart."""
+    slices, volumes = ([each for each in rows if each["dims"] == dims] for dims in (2, 3))
+    return Group(*(shown(part) for part, shown in ((slices, table_of_slices), (volumes, table_of_volumes)) if part))
+
+
+def table_of_slices(rows: list[dict[str, Any]]) -> Table:
+    """A tap is channels/stride, the encoder's before the decoder's."""
+    title = f"One slice of {times(rows[0])}, {rows[0]['classes']} classes; in brackets AMTKD's Table 2"
+    return tabulated(title, "role", [(each["role"], each) for each in rows])
+
+
+def table_of_volumes(rows: list[dict[str, Any]]) -> Table:
+    """Students and teachers alike; one with a star is built for its size."""
+    title = f"One patch, {rows[0]['classes']} classes; * takes that size alone"
+    return tabulated(title, "size", [(times(each) + "*" * each["fixed_size"], each) for each in rows])
+
+
+def tabulated(title: str, second: str, rows: list[tuple[str, dict[str, Any]]]) -> Table:
+    """A table whose second column is given beside each row."""
     shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("network", "role", "parameters", "GFLOPs", "taps"):
+    for heading in ("network", second, "parameters", "GFLOPs", "taps"):
         numeric = heading in ("parameters", "GFLOPs")
         shown.add_column(heading, justify="right" if numeric else "left", overflow="fold")
-    for each in rows:
+    for label, each in rows:
         taps = ", ".join(f"{tap['channels']}/{tap['stride']}" for tap in each["taps"].values())
-        shown.add_row(each["name"], each["role"], *figures(each), taps)
+        shown.add_row(each["name"], label, *figures(each), taps)
     return shown
+
+
+def times(each: dict[str, Any]) -> str:
+    """Channels and size: "1×384×384"."""
+    return "×".join(map(str, (each["channels"], *each["size"])))
 
 
 def figures(each: dict[str, Any]) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -24,7 +25,7 @@ class Kind:
     """One array of answers: what it holds of each slice.
 
     `shape` in letters: C classes, P = C (C - 1) / 2 class pairs, M = `NODES`² nodes, L = 2 (lowest value and step), c
-    channels, (h, w) a feature grid no finer than the slice's (H, W).
+    channels, (h, w) a feature grid no finer than the slice's (H, W). See `letters` for patches.
     """
 
     shape: str
@@ -34,6 +35,10 @@ class Kind:
     """Lowest and highest value, where these are known."""
     lies: Literal["nowhere", "on the slice", "between nodes"] = "on the slice"
     """How it moves when the slice is augmented."""
+
+    def letters(self, dims: int) -> str:
+        """`shape` for slices (2) or patches (3): depths D and d stand before H and h."""
+        return self.shape if dims == 2 else self.shape.replace("H", "DH").replace("h", "dh")
 
 
 MAP = Kind("hw", span=(0, 1))
@@ -57,9 +62,9 @@ BOTH = ("contrast", "attention", "attention-2", "attention-4")
 """Contents of both taps; the others are of the decoder's, the last before the classifier."""
 
 
-def half(size: tuple[int, int]) -> tuple[int, int]:
-    """The grid of half as many rows and columns, rounded up."""
-    return -(-size[0] // 2), -(-size[1] // 2)
+def half(size: Sequence[int]) -> tuple[int, ...]:
+    """The grid of half as many rows and columns, and slices of a patch, rounded up."""
+    return tuple(-(-side // 2) for side in size)
 
 
 def arrays_of(content: str) -> tuple[str, ...]:

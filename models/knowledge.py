@@ -1,12 +1,14 @@
 """What a teacher tells of slices, and the student learns: logits, attention, affinities, contrasts of regions.
 
+Shapes are told for slices; a patch has its depth before (H, W), its features theirs before (h, w).
+
 The one copy of both: a site computes its answers with it and the central trainer the student's side, so that the two
 ends cannot drift apart. Half precision is raised to float32, also under autocast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +41,7 @@ def told(
     names = (*(TAPS if set(wants) - {"logits"} else ()), *([ends.of] if ends else ()))
     with tap(network, names) as features:
         logits = network(images)
-    size = (images.shape[2], images.shape[3])
+    size = tuple(images.shape[2:])
     if ends and features[ends.of].shape[2:] == ends.grid(size):
         logits = features[ends.of]
     elif grid == "half":
@@ -67,21 +69,28 @@ def attention_map(features: Tensor, *, p: int = 1) -> Tensor:
     return (magnitude if p == 1 else magnitude.pow(p)).sum(dim=1)
 
 
-def enlarged(logits: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
-    """Logits (N, C, h, w) on the slice's own grid, (N, C, H, W), as the networks enlarge them."""
-    return F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
+def enlarged(logits: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
+    """Logits or maps (N, C, h, w) on another grid, such as the slice's own (H, W), as the networks enlarge them."""
+    mode = "bilinear" if logits.ndim == 4 else "trilinear"
+    return F.interpolate(logits, list(size), mode=mode, align_corners=align_corners)
 
 
-def shrunk(logits: Tensor, grid: tuple[int, int]) -> Tensor:
+def averaged(maps: Tensor, grid: Sequence[int]) -> Tensor:
+    """Maps (N, C, H, W) as means over the cells of a coarser grid (h, w)."""
+    if maps.ndim == 4:
+        return F.adaptive_avg_pool2d(maps, (grid[0], grid[1]))
+    return F.adaptive_avg_pool3d(maps, (grid[0], grid[1], grid[2]))
+
+
+def shrunk(logits: Tensor, grid: Sequence[int]) -> Tensor:
     """Logits (N, C, H, W) on a coarser grid (h, w), chosen such that `enlarged` they come near what they were.
 
     Averages alone, enlarged, are blurred: they cost a mixture of U-Nets 0.8 points of Dice (docs/answers.md), of which
     `CORRECTIONS` by what the enlargement misses leave 0.1, and more of them no less.
     """
-    size = (logits.shape[2], logits.shape[3])
-    coarse = F.adaptive_avg_pool2d(logits, grid)
+    coarse = averaged(logits, grid)
     for _ in range(CORRECTIONS):
-        coarse = coarse + F.adaptive_avg_pool2d(logits - enlarged(coarse, size), grid)
+        coarse = coarse + averaged(logits - enlarged(coarse, logits.shape[2:]), grid)
     return coarse
 
 
@@ -96,18 +105,20 @@ def scaled(maps: Tensor) -> Tensor:
 
     Only the direction of an attention map counts, so nothing is lost, but for a loss that would compare raw sizes.
     """
-    return maps / maps.amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+    most = maps.flatten(1).amax(1).clamp_min(torch.finfo(maps.dtype).tiny)
+    return maps / most.view(-1, *[1] * (maps.ndim - 1))
 
 
 def affinity(features: Tensor, *, nodes: int = NODES) -> Tensor:
-    """How alike every two places of a feature map are: cosines between its nodes, (N, m, m), m = `nodes`².
+    """How alike every two places of a feature map are: cosines between its nodes, (N, m, m), m = `nodes`², a patch ³.
 
     Shapes: features (N, c, h, w), max-pooled to `nodes` × `nodes`. Source: SKD (Liu et al. 2019), pair-wise.
     Departs: its code pools with half the map as kernel and rounds up, which gives 4 nodes on even grids and 9 on odd
     ones; ours are as many on every grid, so that teacher and student need not have the same.
     """
     with torch.autocast(features.device.type, enabled=False):
-        units = F.normalize(F.adaptive_max_pool2d(_precise(features), nodes).flatten(2), dim=1)
+        pool = F.adaptive_max_pool2d if features.ndim == 4 else F.adaptive_max_pool3d
+        units = F.normalize(pool(_precise(features), nodes).flatten(2), dim=1)
         return units.transpose(1, 2) @ units
 
 
@@ -121,8 +132,9 @@ def prototype_maps(features: Tensor, mask: Tensor, classes: int) -> tuple[Tensor
     regions, area, outlined = region_means(features, mask, classes)
     there = (area > 0) & (torch.linalg.vector_norm(regions, dim=2) > SMALLEST_NORM) & outlined[:, None]
     with torch.autocast(features.device.type, enabled=False):
-        cosines = torch.einsum("nkc,nchw->nkhw", F.normalize(regions, dim=2), F.normalize(features, dim=1))
-    return cosines.where(there[..., None, None], 0.0), there
+        cosines = F.normalize(regions, dim=2) @ F.normalize(features.flatten(2), dim=1)
+    maps = cosines.where(there[..., None], 0.0)
+    return maps.view(*maps.shape[:2], *features.shape[2:]), there
 
 
 def region_contrast(features: Tensor, mask: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -149,8 +161,8 @@ def region_means(features: Tensor, mask: Tensor, classes: int) -> tuple[Tensor, 
     """Mean feature of each class's region (N, C, c), the regions' areas in cells (N, C), outlined slices (N,) bool."""
     with torch.autocast(features.device.type, enabled=False):
         share, outlined = region_shares(mask, classes, features)
-        sums = torch.einsum("nkhw,nchw->nkc", share, features)
-        area = share.sum(dim=(2, 3))
+        sums = share.flatten(2) @ features.flatten(2).transpose(1, 2)
+        area = share.flatten(2).sum(2)
         return sums / area.clamp_min(torch.finfo(area.dtype).tiny)[..., None], area, outlined
 
 
@@ -160,14 +172,14 @@ def region_shares(mask: Tensor, classes: int, features: Tensor) -> tuple[Tensor,
     Shapes: mask (N, H, W), features (N, c, h, w); returns shares (N, C, h, w) in [0, 1], and (N,) bool.
     Raises: ValueError when the two hold different numbers of slices or the mask knows more classes.
     """
-    if mask.ndim != 3 or len(mask) != len(features):
+    if mask.ndim != features.ndim - 1 or len(mask) != len(features):
         raise ValueError(f"mask {tuple(mask.shape)} does not belong to features {tuple(features.shape)}")
-    outlined = (mask != NO_MASK).all(dim=2).all(dim=1)
-    known = torch.where(outlined[:, None, None], mask, 0)
+    outlined = (mask != NO_MASK).flatten(1).all(1)
+    known = torch.where(outlined.view(-1, *[1] * (mask.ndim - 1)), mask, 0)
     if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < classes:
         raise ValueError(f"mask values reach from {known.min()} to {known.max()}, outside 0 to {classes - 1}")
-    one_hot = known[:, None] == torch.arange(classes, device=mask.device)[:, None, None]
-    return F.adaptive_avg_pool2d(one_hot.to(features.dtype), (features.shape[2], features.shape[3])), outlined
+    each = torch.arange(classes, device=mask.device).view(-1, *[1] * (mask.ndim - 1))
+    return averaged((known[:, None] == each).to(features.dtype), features.shape[2:]), outlined
 
 
 def _precise(features: Tensor) -> Tensor:

@@ -1,180 +1,47 @@
-"""The networks as data: `create`, `names`, `spec`. A network's own file, and torch, are imported when it is built."""
+"""The networks by name: `create`, `names`, `spec`. A network's own file, and torch, are imported when it is built."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from imaging.errors import InputError
+from models.entry import TAPS, Build, Choice, Enlarging, Role, Spec, Stage
+from models.sizes import check_size
+from models.slice_entries import SLICE_NETWORKS
+from models.volume_entries import VOLUME_NETWORKS
 
 if TYPE_CHECKING:
     from models.network import Network
 
-Role = Literal["student", "teacher"]
-TAPS = ("encoder", "decoder")
-"""\"The final feature layer of each teacher's encoder and decoder\" (AMTKD, section 3.2)."""
+__all__ = [
+    "TAPS",
+    "Build",
+    "Choice",
+    "Enlarging",
+    "Role",
+    "Spec",
+    "Stage",
+    "check_options",
+    "create",
+    "ends_of",
+    "names",
+    "spec",
+]
+
+_ENTRIES = (*SLICE_NETWORKS, *VOLUME_NETWORKS)
+_BY_NAME = {entry.name: entry for entry in _ENTRIES}
 
 
-@dataclass(frozen=True)
-class Enlarging:
-    """How a network ends whose logits are a plain bilinear enlargement of a coarser grid's."""
+def names(role: Role | None = None, dims: Literal[2, 3] | None = None) -> list[str]:
+    """Names of all networks, or of those that can have a role, or read slices or volumes; each kind lightest first.
 
-    of: str
-    """Module path whose output these coarser logits are."""
-    stride: int
-    """Pixels of the slice to one of the grid, along rows and columns."""
-    align_corners: bool = False
-
-    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The grid for slices of `size` (H, W), rounded up."""
-        return -(-size[0] // self.stride), -(-size[1] // self.stride)
-
-
-@dataclass(frozen=True)
-class Build:
-    """One way to build a network: who makes it, where its taps lie, which images it takes."""
-
-    factory: str
-    """`module:callable`, called with (in_channels, classes, **options)."""
-    taps: Mapping[str, str]
-    """Tap → module path, or "input of" a module path, whose last feature map it is."""
-    multiple: int = 1
-    """Height and width are multiples of it."""
-    ends: Enlarging | None = None
-    """None where the last layer with parameters gives the logits of every pixel."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A registered network; printed figures are those of AMTKD's Table 2, at 1×384×384 with 2 classes."""
-
-    name: str
-    role: Role
-    title: str
-    paper: str
-    build: Build
-    paper_parameters: int | None = None
-    """None, as `paper_flops`, for a network that Table 2 does not have."""
-    paper_flops: int | None = None
-    with_encoder: Build | None = None
-    """How option `encoder` builds it, a smaller network of the same family; None where it takes no such option."""
-    widths: range = range(0)
-    """What option `width` may be, the channels of its first level; empty where it takes no such option."""
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """What `create` takes for this network besides channels and classes."""
-        return (*(("encoder", "pretrained") if self.with_encoder else ()), *(("width",) if self.widths else ()))
-
-    def build_with(self, options: Mapping[str, str | int]) -> Build:
-        """How `create` builds it with these options."""
-        return self.with_encoder if self.with_encoder and "encoder" in options else self.build
-
-
-def _same(path: str) -> dict[str, str]:
-    """Both taps of a network that has no layer between its trunk and its classifier."""
-    return {"encoder": path, "decoder": path}
-
-
-# smp's networks; PSPNet's decoder ends in a dropout, which the tap leaves out as it does in the paper's networks.
-_DEEPLAB_TAPS = {"encoder": "encoder", "decoder": "input of segmentation_head"}
-_PSP_TAPS = {"encoder": "encoder", "decoder": "decoder.conv"}
-_FCN_TAPS = {"encoder": "trunk", "decoder": "head.2"}
-_SMP_HEAD = partial(Enlarging, "segmentation_head.0", align_corners=True)
-
-# MONAI's U-Net is one level inside the other; its last level reads its own features beside those from below.
-_BOTTOM = "model" + 4 * ".1.submodule"
-
-_SPECS = (
-    Spec(
-        name="espnet",
-        role="student",
-        title="ESPNet (p = 2, q = 3)",
-        paper="Mehta et al. 2018, ECCV",
-        build=Build("models.espnet:ESPNet", {"encoder": "level3", "decoder": "fuse1"}, multiple=8),
-        paper_parameters=183_000,
-        paper_flops=1_270_000_000,
-    ),
-    Spec(
-        name="enet",
-        role="student",
-        title="ENet",
-        paper="Paszke et al. 2016, arXiv:1606.02147",
-        build=Build("models.enet:ENet", {"encoder": "stage3", "decoder": "stage5"}, multiple=8),
-        paper_parameters=353_000,
-        paper_flops=2_200_000_000,
-    ),
-    Spec(
-        name="mobilenetv2",
-        role="student",
-        title="MobileNetV2, stride 8",
-        paper="Sandler et al. 2018, CVPR",
-        build=Build("models.mobilenetv2:mobilenetv2", _same("trunk")),
-        paper_parameters=2_230_000,
-        paper_flops=19_840_000_000,
-    ),
-    Spec(
-        name="unet",
-        role="teacher",
-        title="U-Net, residual",
-        paper="Ronneberger et al. 2015, MICCAI",
-        build=Build("models.unet:unet", {"encoder": _BOTTOM, "decoder": "input of model.2"}, multiple=16),
-        widths=range(4, 129),
-    ),
-    Spec(
-        name="pspnet",
-        role="teacher",
-        title="PSPNet, ResNet-50",
-        paper="Zhao et al. 2017, CVPR",
-        build=Build("models.pspnet:pspnet", {"encoder": "trunk", "decoder": "head.fuse"}, ends=Enlarging("head", 8)),
-        paper_parameters=46_710_000,
-        paper_flops=207_700_000_000,
-        with_encoder=Build("models.encoders:pspnet", _PSP_TAPS, multiple=8, ends=_SMP_HEAD(8)),
-    ),
-    Spec(
-        name="fcn",
-        role="teacher",
-        title="FCN, ResNet-101",
-        paper="Long et al. 2015, CVPR",
-        build=Build("models.fcn:fcn", _FCN_TAPS, ends=Enlarging("head", 8)),
-        paper_parameters=51_960_000,
-        paper_flops=199_740_000_000,
-        with_encoder=Build("models.encoders:fcn", _FCN_TAPS, ends=Enlarging("head", 8)),
-    ),
-    Spec(
-        name="deeplabv3plus",
-        role="teacher",
-        title="DeepLabV3+, Xception-65",
-        paper="Chen et al. 2018, ECCV",
-        build=Build(
-            "models.deeplabv3plus:DeepLabV3Plus",
-            {"encoder": "trunk", "decoder": "fuse"},
-            ends=Enlarging("classifier", 4),
-        ),
-        paper_parameters=56_800_000,
-        paper_flops=273_940_000_000,
-        with_encoder=Build("models.encoders:deeplabv3plus", _DEEPLAB_TAPS, multiple=16, ends=_SMP_HEAD(4)),
-    ),
-    Spec(
-        name="resnext101",
-        role="teacher",
-        title="ResNeXt-101 32×8d",
-        paper="Xie et al. 2017, CVPR",
-        build=Build("models.resnext101:resnext101", _same("trunk"), ends=Enlarging("head", 32)),
-        paper_parameters=86_740_000,
-        paper_flops=96_540_000_000,
-    ),
-)
-_BY_NAME = {entry.name: entry for entry in _SPECS}
-
-
-def names(role: Role | None = None) -> list[str]:
-    """Names of all networks, or of one role's, lightest first."""
-    return [entry.name for entry in _SPECS if role in (None, entry.role)]
+    A network that is "either" is listed among students and among teachers.
+    """
+    chosen = [entry for entry in _ENTRIES if dims in (None, entry.dims)]
+    return [entry.name for entry in chosen if role is None or entry.role in (role, "either")]
 
 
 def spec(name: str) -> Spec:
@@ -191,23 +58,67 @@ def ends_of(name: str, options: Mapping[str, str | int]) -> Enlarging | None:
     return _BY_NAME[name].build_with(options).ends if name in _BY_NAME else None
 
 
-def create(name: str, in_channels: int = 1, classes: int = 2, **options: str | int) -> Network:
-    """The network of that name: images (N, in_channels, H, W) to logits (N, classes, H, W), freshly initialised.
+@overload
+def create(name: str, in_channels: int = 1, classes: int = 2, **options: str | int) -> Network: ...
+@overload
+def create(
+    name: str, in_channels: int = 1, classes: int = 2, *, size: tuple[int, ...] | None, **options: str | int
+) -> Network: ...
+def create(
+    name: str,
+    in_channels: int = 1,
+    classes: int = 2,
+    *,
+    size: Any = None,
+    **options: str | int,
+) -> Network:
+    """The network of that name, images to logits of the same size, freshly initialised from torch's own generator.
 
-    Without options it is the network of AMTKD's Table 2, or a U-Net 32 wide, which that lacks. `encoder` (DeepLabV3+,
-    FCN, PSPNet) puts an encoder of segmentation-models-pytorch in place of its own, such as "resnet18"; `pretrained`
-    downloads its ImageNet weights. `width` (U-Net) is the channels of its first level.
+    Shapes: (N, in_channels, H, W) to (N, classes, H, W); 3-D networks (N, in_channels, D, H, W) to (N, classes, D, H,
+    W). Some of these are built for one `size` (D, H, W) of what they will be shown, their entry's where it is left out;
+    others only refuse a size that they cannot take, and 2-D networks ignore it.
 
-    Raises: InputError for an unknown network or option, an unknown encoder, or weights that cannot be downloaded.
+    Without options a 2-D network is that of AMTKD's Table 2, or a U-Net 32 wide, which that lacks. `encoder`
+    (DeepLabV3+, FCN, PSPNet) puts an encoder of segmentation-models-pytorch in place of its own, such as "resnet18";
+    `pretrained` downloads its ImageNet weights. Other options are whole numbers: `spec(name).choices` says which.
+
+    Raises: InputError for an unknown network or option, an unknown encoder, weights that cannot be downloaded, or a
+    size that the network cannot be built for.
     """
     entry = spec(name)
     _check(entry, in_channels, classes, options)
     build = entry.build_with(options)
+    built_for = _built_for(entry, build, size)
+    wanted: dict[str, Any] = {**options, **({"size": built_for} if built_for else {})}
     module, _, factory = build.factory.partition(":")
-    body = getattr(import_module(module), factory)(in_channels, classes, **options)
+    body = getattr(import_module(module), factory)(in_channels, classes, **wanted)
     from models.network import Network  # noqa: PLC0415 (torch, not before a network is wanted)
 
-    return Network(body, name=name, in_channels=in_channels, taps=build.taps, multiple=build.multiple, ends=build.ends)
+    return Network(
+        body,
+        name=name,
+        in_channels=in_channels,
+        taps=build.taps,
+        multiple=build.multiple,
+        one_cell=build.one_cell,
+        built_for=built_for,
+        ends=build.ends,
+        dims=entry.dims,
+        stages=build.stages,
+        shares_heads=build.shares_heads,
+        bottom=build.bottom,
+    )
+
+
+def _built_for(entry: Spec, build: Build, size: Any) -> tuple[int, ...] | None:
+    """The one size of a network of fixed size, None for another; InputError where a 3-D one cannot take `size`."""
+    if entry.dims == 2:
+        return None
+    wanted = entry.size if size is None else size
+    if not isinstance(wanted, tuple) or len(wanted) != entry.dims:
+        raise InputError(f"`{entry.name}` cannot be built for size {wanted}", fix="a size is (depth, height, width)")
+    check_size(wanted, build.multiple, one_cell=build.one_cell, what=f"`{entry.name}` cannot be built for")
+    return wanted if build.fixed_size else None
 
 
 def _check(entry: Spec, in_channels: int, classes: int, options: Mapping[str, str | int]) -> None:
@@ -217,17 +128,23 @@ def _check(entry: Spec, in_channels: int, classes: int, options: Mapping[str, st
         raise InputError(
             f"`{entry.name}` cannot have {in_channels} channels and {classes} classes", fix="both start at 1"
         )
+    if entry.in_channels and in_channels not in entry.in_channels:
+        *some, last = map(str, entry.in_channels)
+        raise InputError(
+            f"`{entry.name}` cannot read images of {in_channels} channels", fix=f"it takes {', '.join(some)} or {last}"
+        )
 
 
 def check_options(entry: Spec, options: Mapping[str, str | int]) -> None:
     """InputError unless the network takes these options; whether such an encoder exists shows when it is built."""
-    for option in options:
+    for option, value in options.items():
         if option not in entry.options:
             has = f"its options: {', '.join(entry.options)}" if entry.options else "it takes no options"
             raise InputError(f"network `{entry.name}` has no option `{option}`", fix=has)
-    if "width" in options and options["width"] not in entry.widths:
-        fix = f"write a whole number from {entry.widths[0]} to {entry.widths[-1]}, such as `width = 16`"
-        raise InputError(f"option `width` of network `{entry.name}` cannot be {options['width']!r}", fix=fix)
+        choice = entry.choices.get(option)
+        if choice and not (isinstance(value, int) and value in choice.values):
+            fix = f"write {choice.said}, such as `{option} = {choice.default}`"
+            raise InputError(f"option `{option}` of network `{entry.name}` cannot be {value!r}", fix=fix)
     if not isinstance(options.get("encoder", ""), str):
         raise InputError(f"option `encoder` of network `{entry.name}` is a name", fix='write `encoder = "resnet18"`')
     if set(str(options.get("encoder", ""))) & set(":/\\"):

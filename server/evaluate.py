@@ -97,7 +97,7 @@ class Evaluation:
             raise InputError(
                 f"metrics of {reply.label} by {reply.site}, asked was {student.label} by {site}, same weights"
             )
-        reply.check(self.study.task.classes[1:])
+        reply.check(list(self.study.task.structures))
         write_text(reply_path(self.run.folder, student.label, site), reply.model_dump_json(indent=1))
         self.run.event("evaluated", site=site, label=student.label, cases=len(reply.test))
 

@@ -89,14 +89,17 @@ def _check_header(header: AnswersHeader, shard: Shard) -> None:
 
 def _check_array(name: str, arrays: Arrays, shard: Shard) -> None:
     kind, array = kind_of(name), arrays[name]
-    classes, (height, width) = len(shard.assignment.task.classes), shard.assignment.preprocess.size
-    free = dict(zip(kind.shape, array.shape[1:], strict=False))  # what no study settles: c, h and w
-    sides = {"C": classes, "P": classes * (classes - 1) // 2, "M": NODES**2, "L": 2} | _grid(array, shard)
-    wanted = tuple(sides.get(letter, free.get(letter, 0)) for letter in kind.shape)
+    classes, whole = len(shard.assignment.task.classes), shard.assignment.preprocess.shape
+    letters = kind.letters(len(whole))
+    free = dict(zip(letters, array.shape[1:], strict=False))  # what no study settles: c, d, h and w
+    sides = {"C": classes, "P": classes * (classes - 1) // 2, "M": NODES ** len(whole), "L": 2} | _grid(array, shard)
+    wanted = tuple(sides.get(letter, free.get(letter, 0)) for letter in letters)
     dtype = dtype_of(name, shard.assignment.encoding)
     expect(arrays, name, dtype.type, (len(shard.slice_ids), *wanted))
-    if "h" in kind.shape and not (1 <= free["h"] <= height and 1 <= free["w"] <= width):
-        raise InputError(f"array `{name}` has maps of {free['h']} × {free['w']} for slices of {height} × {width}")
+    maps = tuple(free[letter] for letter in letters if letter in "dhw")
+    if maps and not all(1 <= side <= most for side, most in zip(maps, whole, strict=True)):
+        told, of = (" × ".join(map(str, sizes)) for sizes in (maps, whole))
+        raise InputError(f"array `{name}` has maps of {told} for {'slices' if len(whole) == 2 else 'patches'} of {of}")
     if kind.span is None or not array.size or dtype == np.uint8:  # whatever the codes, they mean values of the range
         return
     low, high = kind.span
@@ -108,8 +111,9 @@ def _check_array(name: str, arrays: Arrays, shard: Shard) -> None:
 def _grid(array: NDArray[Any], shard: Shard) -> dict[str, int]:
     """Sides of the logits: of the grid that they may come on, its last and so most usual one where they fit none."""
     asked, teacher = shard.assignment, shard.assignment.teacher
-    may = grids(asked.encoding, asked.preprocess.size, ends_of(teacher.model, teacher.options))
-    sides = [{"H": height, "W": width_of(width, asked.encoding)} for height, width in may]
+    may = grids(asked.encoding, asked.preprocess.shape, ends_of(teacher.model, teacher.options))
+    travels = [(*grid[:-1], width_of(grid[-1], asked.encoding)) for grid in may]
+    sides = [dict(zip("DHW"[-len(grid) :], grid, strict=True)) for grid in travels]
     return next((one for one in sides if tuple(one.values()) == array.shape[2:]), sides[-1])
 
 

@@ -6,7 +6,7 @@ from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from study.tables import Plan
+from study.table import Plan
 
 Strategy = Literal["fedavg", "fedprox", "fedadam"]
 LOCAL, POOLED = "local", "pooled"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from imaging.cohort import Case, Inspection, Problem, inspect, select, split
 from imaging.errors import InputError
-from imaging.slices import CachedCase, SliceCache
+from imaging.slices import SliceCache
 from study.plan import PhantomSource, Source, Study
 from study.run import Run
 from study.store import AnswerStore
@@ -45,7 +45,15 @@ def lead_slices(study: Study, run_folder: Path, *, progress: Callable[[int, int]
     """The student's slices, cached in the run folder; cases put aside are entered into its events."""
     inspection = lead_inspection(study, run_folder)
     folder = run_folder / "student"
-    cache = SliceCache.build(inspection.cases, study.preprocess, folder, classes=study.classes, progress=progress)
+    task = study.task
+    cache = SliceCache.build(
+        inspection.cases,
+        study.preprocess,
+        folder,
+        classes=len(task.classes),
+        channels=task.inputs,
+        progress=progress,
+    )
     run = Run(run_folder)
     told = {(event["what"], event["where"]) for event in run.events("put-aside")}
     for problem in (*inspection.problems, *cache.problems):
@@ -55,9 +63,9 @@ def lead_slices(study: Study, run_folder: Path, *, progress: Callable[[int, int]
 
 
 def lead_split(study: Study, cache: SliceCache) -> dict[Part, Ids]:
-    """Slice numbers of the lead's patients for training, validation and test, counting up."""
+    """Numbers of the lead's patients' slices or patches for training, validation and test, counting up."""
     parts = split(cache.cases, seed=study.seed, shares=study.distill.split)
-    return {part: _slices_of(parts[part]) for part in get_args(Part)}
+    return {part: cache.ids(parts[part]) for part in get_args(Part)}
 
 
 def shards(study: Study, cache: SliceCache) -> list[Ids]:
@@ -98,7 +106,7 @@ def assignment(study: Study, site: str) -> Assignment:
 def make_shard(assignment: Assignment, cache: SliceCache, index: int, ids: Ids, wants: Sequence[str]) -> Shard:
     """Shard number `index` about the pictures of these numbers, all of one view, asking for `wants`."""
     views, rows = np.divmod(ids, len(cache.images))
-    images, masks = cache.images[rows][:, None], cache.masks[rows]
+    images, masks = cache.images[rows], cache.masks[rows]
     return Shard(assignment, index, ids, images, masks, tuple(wants), varied=bool(views.any()))
 
 
@@ -109,7 +117,7 @@ def _inspected(study: Study, index: int, source: Source, run_folder: Path) -> In
         writes = f"`preceptor simulate STUDY.toml --out {run_folder} --until scans` writes the phantoms"
         fix = writes if phantom else "mend `student.sources` in the study"
         raise InputError("the student's scans are missing", where=folder, fix=fix)
-    inspection = inspect(folder, classes=study.classes)
+    inspection = inspect(folder, classes=study.classes, channels=study.task.inputs)
     usable = [case for case in inspection.cases if case.modality in ("", study.task.modality)]
     foreign = [_foreign(case, study.task.modality) for case in inspection.cases if case not in usable]
     patients = None if isinstance(source, PhantomSource) else source.patients
@@ -126,8 +134,3 @@ def _foreign(case: Case, modality: str) -> Problem:
     return Problem(
         f"the scan is {case.modality}, the study is about {modality}", case.files[0], "take it out of the folder"
     )
-
-
-def _slices_of(cases: list[CachedCase]) -> Ids:
-    ranges = [np.arange(case.start, case.stop, dtype=np.int64) for case in cases]
-    return np.concatenate(ranges) if ranges else np.empty(0, np.int64)

@@ -6,8 +6,12 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from study.dsd_table import Dsd, Missu
 from study.keys import faults
-from study.tables import Name, Plan, Split, StudentName
+from study.mod_table import Mod
+from study.schedule import Schedule
+from study.table import Plan
+from study.tables import Name, Split, StudentName
 
 COMMON = ("split", "compare", "variants")
 """Keys that a variant cannot have: `split` decides which slices the sites are asked about."""
@@ -190,13 +194,17 @@ class Distill(Plan):
     steps: int = Field(4000, ge=1, le=10_000_000)
     """Optimiser steps."""
     batch: int = Field(16, ge=2, le=1024)
-    """Slices a step (EMKD code: 16)."""
+    """Slices or patches a step (EMKD code: 16)."""
     lr: float = Field(0.01, gt=0, le=10)
     """CyclicLR's upper learning rate for Adam (AMTKD, section 4.3)."""
     lr_min: float = Field(1e-6, ge=0)
     """CyclicLR's lower learning rate (AMTKD, section 4.3)."""
     lr_half_cycle: int = Field(2000, ge=1)
     """CyclicLR's step size: steps from the lower rate to the upper (AMTKD, section 4.3)."""
+    schedule: Literal["cyclic"] | Schedule = "cyclic"
+    """How the learning rate goes: between both as CyclicLR, or from `lr` as `teacher.schedule` has it."""
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    """Decoupled (AdamW), where it is above 0. DSD's code: 1e-5; MOD: 0.05."""
     labelled_share: float = Field(0.5, ge=0, le=1)
     """Share of each batch drawn from slices with a mask, where some slices have none."""
     validate_every: int = Field(200, ge=1)
@@ -238,6 +246,9 @@ class Distill(Plan):
     amtml_kd: AmtmlKd = AmtmlKd()
     ca_mkd: CaMkd = CaMkd()
     consensus: Consensus = Consensus()
+    dsd: Dsd = Dsd()
+    missu: Missu = Missu()
+    mod: Mod = Mod()
     variants: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     """Students trained beside, under names of their own, by other values of some keys of this table: such as
     `[distill.variants.sharp]` with `weights = { law = "agreement-softmax" }`. What is not named stays."""

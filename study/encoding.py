@@ -21,7 +21,8 @@ from study.envelope import Arrays
 from study.tables import Encoding
 
 Codes = NDArray[np.uint8]
-Size = tuple[int, int]
+Size = tuple[int, ...]
+"""(H, W) of a slice, or (D, H, W) of a patch."""
 BITS: dict[Precision, int] = {"uint8": 8, "4bit": 4}
 """Of a logit; of the precisions that are whole numbers."""
 STEPS = 254
@@ -45,11 +46,11 @@ def dtype_of(array: str, encoding: Encoding) -> np.dtype[Any]:
 
 
 def grids(encoding: Encoding, size: Size, ends: Enlarging | None) -> list[Size]:
-    """Grids on which the logits of slices of `size` (H, W) may come, from a network that ends so.
+    """Grids on which the logits of slices or patches of `size` may come, from a network that ends so.
 
     Not only its own: what a site trained may be another network than the study knows.
     """
-    own = [ends.grid(size)] if ends and encoding.grid != "full" else []
+    own: list[Size] = [ends.grid((size[0], size[1]))] if ends and encoding.grid != "full" else []
     return [*own, half(size) if encoding.grid == "half" else size]
 
 
@@ -100,24 +101,24 @@ def _logits(arrays: Arrays, encoding: Encoding, size: Size, ends: Enlarging | No
     logits = arrays["logits"]
     grid = grid_of(logits, encoding, size, ends)
     if encoding.precision in BITS:
-        codes = unpacked(logits, grid[1]) if encoding.precision == "4bit" else sums(logits)
-        low, step = np.moveaxis(arrays[SCALE], 2, 0)[..., None, None]
+        codes = unpacked(logits, grid[-1]) if encoding.precision == "4bit" else sums(logits)
+        low, step = (one.reshape(*one.shape, *[1] * len(grid)) for one in np.moveaxis(arrays[SCALE], 2, 0))
         logits = low + step * codes
     if grid != size:
         import torch  # noqa: PLC0415 (not where answers are only handed on)
 
         from models.knowledge import enlarged  # noqa: PLC0415
 
-        corners = ends is not None and grid == ends.grid(size) and ends.align_corners
+        corners = ends is not None and grid == ends.grid((size[0], size[1])) and ends.align_corners
         logits = enlarged(torch.from_numpy(logits.astype(np.float32)), size, align_corners=corners).numpy()
     return fitted(logits, np.dtype("float32" if encoding.precision == "float32" else "float16"))
 
 
 def grid_of(logits: NDArray[Any], encoding: Encoding, size: Size, ends: Enlarging | None) -> Size:
     """The grid that logits came on; ValueError for logits that are on none of those they may come on."""
-    for height, width in grids(encoding, size, ends):
-        if logits.shape[2:] == (height, width_of(width, encoding)):
-            return height, width
+    for grid in grids(encoding, size, ends):
+        if logits.shape[2:] == (*grid[:-1], width_of(grid[-1], encoding)):
+            return grid
     raise ValueError(f"logits of shape {logits.shape} for slices of {size}")
 
 
@@ -134,9 +135,11 @@ def quantised(values: NDArray[np.float32], bits: int) -> tuple[Codes, NDArray[np
     Each value is `low + step * code` within half a step.
     """
     values = values.clip(-HIGHEST, HIGHEST)
-    low, high = values.min((2, 3)), values.max((2, 3))
+    places = tuple(range(2, values.ndim))
+    low, high = (end(values, axis=places, keepdims=True) for end in (np.min, np.max))
     step = (high - low) / (2**bits - 1)
-    codes = np.rint((values - low[..., None, None]) / np.where(step > 0, step, 1)[..., None, None])
+    codes = np.rint((values - low) / np.where(step > 0, step, 1))
+    low, step = (one.reshape(one.shape[:2]) for one in (low, step))
     return codes.clip(0, 2**bits - 1).astype(np.uint8), np.stack([low, step], axis=2).astype(np.float32)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -15,10 +16,12 @@ from pydantic import ValidationError
 
 from imaging.errors import InputError
 from imaging.preprocess import Preprocess, Sampled
-from study.reader import BATCH, Reader
+from study.reader import BATCH, Reader, whole
 from study.student import Leaflet
 
 INPUT, OUTPUT = "intensities", "logits"
+BETWEEN = "images"
+"""Normalised slices, between a graph's two parts; or normalised patches, which a graph of volumes takes."""
 UNREADABLE = (runtime.Fail, runtime.InvalidArgument, runtime.InvalidGraph, runtime.InvalidProtobuf, runtime.NoSuchFile)
 ANEW = "export the student again with `preceptor export`"
 SEAL, UNSEALED = "file_sha256", "0" * 64
@@ -56,14 +59,21 @@ def reader_of(file: Path, *, threads: int) -> Reader:
     if not is_sealed:
         raise InputError("was exported before such files had a checksum", where=file, fix=ANEW)
     plan, classes = Preprocess.model_validate(leaflet.preprocess), len(leaflet.classes)
-    _check(session.get_inputs(), INPUT, (1, *plan.size), file)
-    _check(session.get_outputs(), OUTPUT, (classes, *plan.size), file)
+    takes = BETWEEN if plan.patch else INPUT
+    _check(session.get_inputs(), takes, (max(1, len(leaflet.channels)), *plan.shape), file)
+    _check(session.get_outputs(), OUTPUT, (classes, *plan.shape), file)
+
+    def read(batch: NDArray[Any]) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = session.run([OUTPUT], {takes: batch.astype(np.float32)})[0]
+        return found
 
     def logits(sampled: Sampled) -> NDArray[np.float32]:
-        images = sampled.intensities[:, None]
+        if plan.patch:
+            return whole(read, sampled.normalised(), plan, sampled.grid.box())
+        images = sampled.intensities
         step = BATCH if plan.normalise == "window" else len(images)  # MR: the statistics are of the whole scan
         batches = [images[start : start + step] for start in range(0, len(images), step)]
-        return np.concatenate([session.run([OUTPUT], {INPUT: batch})[0] for batch in batches])
+        return np.concatenate([read(batch) for batch in batches])
 
     return Reader(leaflet, logits)
 

@@ -17,9 +17,12 @@ import models
 from imaging.augment_plan import Augment
 from imaging.errors import InputError
 from imaging.preprocess import Preprocess
+from models.sizes import fits, nearest
 from study.averaging_table import TAKEN, Averaging
 from study.distill_tables import Amtkd, Distill
 from study.keys import Row, faults, rows
+from study.networks import build
+from study.table import Plan
 from study.tables import (
     NAME,
     Asked,
@@ -29,7 +32,6 @@ from study.tables import (
     Name,
     Options,
     PhantomSource,
-    Plan,
     Site,
     Source,
     Student,
@@ -94,7 +96,7 @@ class Study(Plan):
         networks: list[Student | Teacher] = [*map(self.student_of, self.distill.students), *map(self.teacher_of, names)]
         for network in networks:
             check_options(network.model, network.options)
-            _check_size(network, self.preprocess.size)
+            _check_size(network, self.preprocess)
         return self
 
     @property
@@ -205,9 +207,8 @@ def check_networks(study: Study) -> None:
     networks |= {f"the teacher of site `{site.name}`": study.teacher_of(site.name) for site in study.sites}
     kinds = {(one.model, tuple(sorted(one.options.items()))): whose for whose, one in reversed(networks.items())}
     for (model, options), whose in reversed(kinds.items()):
-        wanted = {name: value for name, value in options if name != "pretrained"}
         try:
-            models.create(model, 1, study.classes, **wanted)
+            build(model, dict(options), study.task, study.preprocess)
         except InputError as error:
             raise InputError(error.what, where=f"study `{study.name}`, {whose}", fix=error.fix) from error
 
@@ -253,11 +254,21 @@ def resolve(study: Study, base: Path) -> Study:
     return study.model_copy(update={"sites": sites, "student": student})
 
 
-def _check_size(network: Student | Teacher, size: tuple[int, int]) -> None:
-    """ValueError unless the network takes slices of that size."""
-    entry = models.spec(network.model)
-    build = entry.with_encoder if entry.with_encoder and "encoder" in network.options else entry.build
-    if any(side % build.multiple for side in size):
-        raise ValueError(
-            f"`preprocess.size` {list(size)} is no multiple of {build.multiple}, which `{network.model}` needs"
-        )
+def _check_size(network: Student | Teacher, preprocess: Preprocess) -> None:
+    """ValueError unless the network takes slices or patches of that size."""
+    entry, size = models.spec(network.model), preprocess.shape
+    key = "preprocess.patch" if preprocess.patch else "preprocess.size"
+    if entry.dims != len(size):
+        if preprocess.patch:
+            raise ValueError(f"`{network.model}` reads slices; leave `preprocess.patch` out, or name {_others(3)}")
+        raise ValueError(f"`{network.model}` reads patches of volumes; name their size by `preprocess.patch`")
+    build = entry.build_with(network.options)
+    if not fits(size, build.multiple, one_cell=build.one_cell):
+        near = " or ".join(str(list(one)) for one in nearest(size, build.multiple, one_cell=build.one_cell))
+        rule = "" if build.one_cell else ", with one side longer than that"
+        needs = f"`{key}` {list(size)} is no multiple of {build.multiple}{rule}, which `{network.model}` needs"
+        raise ValueError(f"{needs}; {near} would fit")
+
+
+def _others(dims: int) -> str:
+    return ", ".join(f"`{name}`" for name in models.names() if models.spec(name).dims == dims)

@@ -15,31 +15,48 @@ from torch import nn
 import models
 from imaging.errors import InputError
 from imaging.metrics import mean_dice
+from imaging.preprocess import Preprocess
 from imaging.slices import CachedCase, SliceCache
-from study.reader import BATCH, Reader
+from imaging.windows import Place
+from study.networks import build
+from study.reader import Reader, whole
 from study.student import WEIGHTS, StudentCard, read_card
+from study.tables import Task
 from study.training import evaluating, weights_hash
 
 
-def logits_of(network: nn.Module, images: NDArray[np.float16]) -> NDArray[np.float32]:
-    """Logits (N, C, H, W) of prepared slices (N, H, W)."""
+def logits_of(
+    network: nn.Module, images: NDArray[np.float16], plan: Preprocess, box: Place | None = None
+) -> NDArray[np.float32]:
+    """Logits (N, C, H, W) of a whole case's prepared slices (N, c, H, W).
+
+    A network of volumes reads the patches that cover `box`, the part of the stack that lies on the scan (all of it
+    when absent).
+    """
     device = next(network.parameters()).device
+
+    def read(batch: NDArray[np.float16]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = (
+            network(torch.from_numpy(batch.astype(np.float32)).to(device)).float().cpu().numpy()
+        )
+        return logits
+
     with evaluating(network):
-        batches = [torch.from_numpy(images[i : i + BATCH].astype(np.float32)) for i in range(0, len(images), BATCH)]
-        return np.concatenate([network(batch[:, None].to(device)).float().cpu().numpy() for batch in batches])
+        return whole(read, images, plan, box)
 
 
 def case_dice(network: nn.Module, slices: SliceCache, cases: Sequence[CachedCase], classes: int) -> float:
     """Dice, mean over foreground classes and then over cases, each case in 3-D on the network's grid; in [0, 1]."""
     values = []
     for case in cases:
-        prediction = logits_of(network, slices.images[case.start : case.stop]).argmax(1)
-        values.append(mean_dice(prediction, slices.masks[case.start : case.stop], classes=classes))
+        part = slices.part(case)
+        prediction = logits_of(network, part.images, slices.plan, case.grid.box()).argmax(1)
+        values.append(mean_dice(prediction, part.masks, classes=classes))
     return float(np.mean(values))
 
 
 def channels_of(network: nn.Module, images: torch.Tensor, tap: str) -> int:
-    """Number of channels of a network's features at a tap, for images (N, 1, H, W)."""
+    """Number of channels of a network's features at a tap, for images (N, c, *shape)."""
     with evaluating(network), models.tap(network, (tap,)) as features:
         network(images[:1])
     return features[tap].shape[1]
@@ -61,12 +78,18 @@ def load_student(folder: Path) -> tuple[StudentCard, nn.Module]:
         raise InputError("the student's weights cannot be read", where=path, fix=fix) from error
     if weights_hash(weights) != card.weights_hash:
         raise InputError("these are not the weights of its card", where=path, fix="copy both files again")
-    options = {name: value for name, value in card.options.items() if name != "pretrained"}  # its weights are here
-    network = models.create(card.model, 1, len(card.classes), **options)
+    network = network_of(card)
     network.load_state_dict(weights)
     return card, network.eval()
 
 
+def network_of(card: StudentCard) -> nn.Module:
+    """The network that a card tells of, without its weights."""
+    task = Task(modality=card.modality or "MR", classes=card.classes, channels=card.channels)
+    return build(card.model, card.options, task, Preprocess.model_validate(card.preprocess))
+
+
 def reader_of(card: StudentCard, network: nn.Module) -> Reader:
     """The student on PyTorch, ready to read scans."""
-    return Reader(card, lambda sampled: logits_of(network, sampled.normalised()))
+    plan = Preprocess.model_validate(card.preprocess)
+    return Reader(card, lambda sampled: logits_of(network, sampled.normalised(), plan, sampled.grid.box()))

@@ -4,16 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imaging.preprocess import Preprocess, Sampled, sample, to_native
 from imaging.volume import Volume
+from imaging.windows import Place, blended, windows
 from study.student import Leaflet
 
 BATCH = 16
 """Slices at once."""
+
+
+def whole(
+    network: Callable[[NDArray[Any]], NDArray[np.float32]],
+    images: NDArray[Any],
+    plan: Preprocess,
+    box: Place | None = None,
+) -> NDArray[np.float32]:
+    """Logits (N, C, H, W) of a whole case's slices (N, c, H, W), `BATCH` at a time, or patch by patch (`logits_of`).
+
+    `network` gives logits (n, C, *shape) of images (n, c, *shape).
+    """
+    if plan.patch is None:
+        return np.concatenate([network(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
+    size = len(images), images.shape[2], images.shape[3]
+    place = box or (slice(0, size[0]), slice(0, size[1]), slice(0, size[2]))
+    return blended(network, images, windows(place, size, plan.patch, plan.overlap), plan.patch)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import models
 from imaging.atomic import write_bytes
 from study.baselines import START, Start
 from study.draws import derived
 from study.envelope import Arrays, pack
+from study.networks import build
 from study.plan import Study
 from study.run import read_study_of
 
@@ -24,7 +24,7 @@ def first_student(study: Study) -> nn.Module:
     """The student with the weights that the study's seed begins with, in any scheme."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived(study.seed, "student"))
-        return models.create(study.student.model, 1, study.classes, **study.student.options)
+        return build(study.student.model, study.student.options, study.task, study.preprocess, fresh=True)
 
 
 def arrays_of(network: nn.Module) -> Arrays:

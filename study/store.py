@@ -29,7 +29,7 @@ RETEACH = "train the teachers again"
 COMPRESSOR = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
 """Smooth fp16 logits shrink to 0.47 of their size, to 0.58 with Zarr's default; noise to 0.92 with both."""
 zarr.config.set({"threading.max_workers": 1})
-"""A shard is one chunk, so that more threads gain nothing; and each keeps a heap of its own, grown to a shard's size."""
+"""A shard is one chunk, so more threads gain nothing; and each keeps a heap of its own, grown to a shard's size."""
 
 
 class Notes(Header):

@@ -36,6 +36,8 @@ class Leaflet(BaseModel):
     study: str
     classes: list[str]
     """Class names; the network has so many outputs."""
+    channels: list[str] = Field(default_factory=list)
+    """Names of the sequences that it reads together; none where it reads one."""
     modality: str = ""
     """DICOM's code of the scans it was made for."""
     preprocess: dict[str, Any]
@@ -73,10 +75,11 @@ class StudentCard(Leaflet):
         spacing, own = study.preprocess.spacing_mm, training.pop("pixel_mm", None)
         return cls(
             study=study.name,
-            pixel_mm=max(spacing) if spacing else own,
+            pixel_mm=max(spacing[-2:]) if spacing else own,
             model=study.student.model,
             options=study.student.options,
             classes=study.task.classes,
+            channels=study.task.channels,
             modality=study.task.modality,
             preprocess=study.preprocess.model_dump(mode="json"),
             settings=study.distill,

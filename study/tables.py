@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 import models
 from imaging.errors import InputError
 from models.contents import DEFAULT, Content, Grid, Precision
+from study.dsd_table import Dsd, Missu
+from study.mod_table import Mod
+from study.schedule import Schedule
+from study.table import Plan
 
 NAME = r"^[a-z0-9][a-z0-9-]{0,40}$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -40,17 +43,6 @@ Split = Annotated[tuple[float, float, float], AfterValidator(_shares)]
 """Shares of patients for training, validation and test; the first is not 0."""
 
 
-class Plan(BaseModel):
-    """A table of study.toml: frozen, and a key it does not know is refused by name."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-    @classmethod
-    def strictly(cls, content: dict[str, Any]) -> Self:
-        """The table from what was read of a file, or ValidationError; `"8"` and `true` are no numbers."""
-        return cls.model_validate_json(json.dumps(content, default=str), strict=True)  # JSON has lists for tuples, too
-
-
 class Task(Plan):
     """`[task]`: what is segmented."""
 
@@ -58,9 +50,39 @@ class Task(Plan):
     """DICOM's code; scans of another modality are put aside."""
     classes: list[str] = Field(min_length=2, max_length=255)
     """Class names; a mask's value is the position in this list, and 0 is the background."""
+    channels: list[str] = Field(default_factory=list, max_length=16)
+    """Names of the sequences that lie in one file of each scan, such as BraTS' four, in their order; one sequence,
+    which needs no name, when absent."""
+    regions: dict[str, list[str]] = Field(default_factory=dict)
+    """Regions that may overlap, each with the classes that it consists of, such as `WT = ["edema", "enhancing"]`. Where
+    there are any, metrics are theirs and not the classes'."""
+
+    @property
+    def inputs(self) -> int:
+        """How many channels a network reads."""
+        return max(1, len(self.channels))
+
+    @property
+    def structures(self) -> dict[str, tuple[int, ...]]:
+        """What metrics are told of, as numbers of classes: the regions, or every class but the background."""
+        if self.regions:
+            return {name: tuple(map(self.classes.index, parts)) for name, parts in self.regions.items()}
+        return {name: (label,) for label, name in enumerate(self.classes) if label}
+
+    @property
+    def unions(self) -> tuple[tuple[int, ...], ...]:
+        """The regions as numbers of classes; none where there are none."""
+        return tuple(self.structures.values()) if self.regions else ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if len(set(self.channels)) < len(self.channels) or not all(self.channels):
+            raise ValueError(f"`channels` needs a name of its own for each sequence, got {self.channels}")
+        for region, classes in self.regions.items():
+            for name in classes:
+                known("class", name, self.classes[1:])
+            if not classes or len(set(classes)) < len(classes):
+                raise ValueError(f"`regions.{region}` needs classes, each once, got {classes}")
         if len(set(self.classes)) < len(self.classes) or not all(self.classes):
             raise ValueError(f"`classes` needs a name of its own for each class, got {self.classes}")
         return self
@@ -121,6 +143,9 @@ Source = Annotated[
 class Teacher(Plan):
     """How a site trains its teacher; `[teacher]` for all sites."""
 
+    scheme: Literal["supervised", "dsd", "missu", "mod"] = "supervised"
+    """How it learns: from its masks alone, or from itself too (`teacher.dsd`, `teacher.missu`, `teacher.mod`)."""
+
     model: TeacherName = "deeplabv3plus"
     """A teacher of `preceptor models`."""
     options: Options = Field(default_factory=dict)
@@ -130,13 +155,21 @@ class Teacher(Plan):
     round_epochs: int = Field(1, ge=1)
     """Epochs that one message asks for: a lost message costs at most these, and a site is silent for as long."""
     batch: int = Field(16, ge=2, le=1024)
-    """Slices a step."""
+    """Slices or patches a step."""
     lr: float = Field(0.01, gt=0, le=10)
     """Adam's peak learning rate (AMTKD, section 4.3)."""
+    schedule: Schedule = "one-cycle"
+    """How the learning rate goes: `one-cycle` up to `lr` and down to nearly 0, `cosine` down from `lr`, `halving` half
+    as much after each sixth of the epochs (DSD's code), `constant`."""
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    """Decoupled (AdamW), where it is above 0. DSD's code: 1e-5; MOD: 0.05."""
     patience: int = Field(20, ge=1)
     """Epochs without a better validation Dice before training ends."""
     split: Split = (0.7, 0.1, 0.2)
     """Shares of patients for training, validation and test."""
+    dsd: Dsd = Dsd()
+    missu: Missu = Missu()
+    mod: Mod = Mod()
 
     @model_validator(mode="after")
     def _check(self) -> Self:

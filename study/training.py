@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from lightning_fabric import Fabric
@@ -40,6 +40,14 @@ class Learner(Protocol[B_contra]):
         """Weighted terms by name, scalars; their sum is descended."""
 
 
+@runtime_checkable
+class Settling(Protocol):
+    """A learner with something to do after each step, such as a moving average of its network."""
+
+    def settle(self, step: int) -> None:
+        """Called after each optimiser step; `step` are done."""
+
+
 @dataclass(frozen=True)
 class TrainPlan:
     """How long and how fast; `steps`, `seed`, `every` and `identity` are what a checkpoint must agree with."""
@@ -54,6 +62,8 @@ class TrainPlan:
     """Validations without a higher Dice before training ends; None trains to `steps`."""
     clip_norm: float | None = None
     """Largest L2 norm of all gradients together; None leaves them as they are."""
+    weight_decay: float = 0.0
+    """Decoupled from the gradient (AdamW, Loshchilov and Hutter 2019), where it is above 0."""
     own_rates: Mapping[str, float] = field(default_factory=dict)
     """Learning rates of parts of the network, by module name, that keep theirs throughout instead of following `lr`."""
     identity: str = ""
@@ -111,7 +121,7 @@ def fit(
     """
     fabric = fabric or Fabric(accelerator="cpu", devices=1)
     network, scaling = fabric.to_device(learner.network), fabric.strategy.precision
-    adam = torch.optim.Adam(_groups(network, plan.own_rates), lr=plan.lr(0), betas=(0.9, 0.999))
+    adam = _adam(network, plan)
     state = restore(folder, network, adam, scaling, identity=_identity(plan))
     loss = loss_of(learner, fabric)
     optimiser = cast("torch.optim.Optimizer", fabric.setup_optimizers(adam))
@@ -128,6 +138,8 @@ def fit(
             fabric.backward(torch.stack(list(terms.values())).sum())
             _descend(network, optimiser, fabric, lr=plan.lr(step), clip_norm=plan.clip_norm)
             state.count(values, seconds=time.monotonic() - started)
+            if isinstance(learner, Settling):
+                learner.settle(state.step)
             validation = _validated(state, plan, network, validate, fabric)
             if fabric.is_global_zero and progress is not None:  # first: what is told twice after a kill is mended
                 progress(Progress(state.step, plan.steps, values, validation, state.best_dice))
@@ -149,6 +161,14 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             yield
     finally:
         network.train(was)
+
+
+def _adam(network: nn.Module, plan: TrainPlan) -> torch.optim.Adam:
+    """Adam, or AdamW where weights decay."""
+    groups = _groups(network, plan.own_rates)
+    if plan.weight_decay:
+        return torch.optim.AdamW(groups, lr=plan.lr(0), betas=(0.9, 0.999), weight_decay=plan.weight_decay)
+    return torch.optim.Adam(groups, lr=plan.lr(0), betas=(0.9, 0.999))
 
 
 def _groups(network: nn.Module, own_rates: Mapping[str, float]) -> list[dict[str, Any]]:

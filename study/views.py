@@ -25,9 +25,9 @@ def numbered(slices: SliceCache, ids: Ids, view: int | Ids) -> Ids:
 def pictures(
     slices: SliceCache, numbers: Ids, *, seed: int, augment: Augment
 ) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-    """Those pictures (N, 1, H, W) and their masks (N, H, W)."""
+    """Those pictures (N, c, *shape) and their masks (N, *shape)."""
     views, ids = np.divmod(numbers, len(slices.images))
-    images, masks = slices.images[ids][:, None], slices.masks[ids]
+    images, masks = slices.images[ids], slices.masks[ids]
     varied = views > 0
     if varied.any():
         images[varied], masks[varied] = variations(images[varied], masks[varied], numbers[varied], seed, augment)
@@ -37,7 +37,7 @@ def pictures(
 def variations(
     images: NDArray[np.float16], masks: NDArray[np.uint8], numbers: Ids, seed: int, augment: Augment
 ) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-    """What these slices (N, 1, H, W) and masks (N, H, W) look like as the pictures of those numbers."""
+    """What these slices (N, c, H, W) or patches, and their masks, look like as the pictures of those numbers."""
     import torch  # noqa: PLC0415 (the coordinator, which never varies anything, does without it)
 
     from imaging.augment import draw  # noqa: PLC0415

@@ -102,10 +102,11 @@ def _none_kept(key: str) -> Arrays | None:
 
 @dataclass(frozen=True)
 class Shard:
-    """Some of the student's slices, or a variation of each, to be answered.
+    """Some of the student's slices or patches, or a variation of each, to be answered.
 
-    `slice_ids` (N,) int64 count up and number the pictures as `study.views` does; `images` (N, 1, H, W) float16,
-    preprocessed, and `masks` (N, H, W) uint8, `NO_MASK` throughout where a slice has none, are the slices themselves.
+    `slice_ids` (N,) int64 count up and number the pictures as `study.views` does; `images` (N, c, *shape) float16,
+    preprocessed, and `masks` (N, *shape) uint8, `NO_MASK` throughout where there is none, are the slices, of shape
+    (H, W), or the patches (D, H, W) themselves.
     """
 
     assignment: Assignment
@@ -124,7 +125,7 @@ class Shard:
         return {"images": self.images, "masks": self.masks}
 
     def pictures(self) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-        """Images (N, 1, H, W) and masks (N, H, W) that are to be answered."""
+        """Images (N, c, *shape) and masks (N, *shape) that are to be answered."""
         if not self.varied:
             return self.images, self.masks
         asked = self.assignment
@@ -153,10 +154,10 @@ class Shard:
             if (slices := kept(header.slices)) is None:
                 raise LacksError(f"the slices of shard {header.index} are not kept here", fix="send them again")
             arrays |= slices
-        n, (h, w) = arrays["slice_ids"].size if "slice_ids" in arrays else 0, header.assignment.preprocess.size
+        n, shape = arrays["slice_ids"].size if "slice_ids" in arrays else 0, header.assignment.preprocess.shape
         expect(arrays, "slice_ids", np.int64, (n,))
-        expect(arrays, "images", np.float16, (n, 1, h, w))
-        expect(arrays, "masks", np.uint8, (n, h, w))
+        expect(arrays, "images", np.float16, (n, header.assignment.task.inputs, *shape))
+        expect(arrays, "masks", np.uint8, (n, *shape))
         ids, images, masks = (arrays.pop(name) for name in ("slice_ids", "images", "masks"))
         if digest({"images": images, "masks": masks}) != header.slices:
             raise InputError(f"shard {header.index} holds other slices than it names", fix="send it again")

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.knowledge import averaged, enlarged
+
 
 def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     """L1 distance of two attention maps, each scaled to unit L2 norm: 0 where they agree, whatever their gain.
@@ -14,8 +16,8 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     Source: AMTKD, Eq. 3. Departs: Eq. 3 as printed norms the difference, so it cannot tell near from far and its
     gradient never pulls the maps together; we norm each map, as its [34], Zagoruyko and Komodakis 2017.
     """
-    teacher = F.interpolate(teacher[:, None], student.shape[1:], mode="bilinear", align_corners=False)[:, 0]
-    return (unit(student) - unit(teacher)).abs().sum((1, 2))
+    teacher = enlarged(teacher[:, None], student.shape[1:])[:, 0]
+    return (unit(student) - unit(teacher)).abs().flatten(1).sum(1)
 
 
 def attention_printed(student: Tensor, teacher: Tensor) -> Tensor:
@@ -23,8 +25,8 @@ def attention_printed(student: Tensor, teacher: Tensor) -> Tensor:
 
     Shapes as above. The difference is normed, so it says nothing of how far the maps are from each other.
     """
-    teacher = F.interpolate(teacher[:, None], student.shape[1:], mode="bilinear", align_corners=False)[:, 0]
-    return unit(student - teacher).abs().sum((1, 2))
+    teacher = enlarged(teacher[:, None], student.shape[1:])[:, 0]
+    return unit(student - teacher).abs().flatten(1).sum(1)
 
 
 def attention_square(student: Tensor, teacher: Tensor) -> Tensor:
@@ -33,18 +35,18 @@ def attention_square(student: Tensor, teacher: Tensor) -> Tensor:
     Shapes: student (N, h, w), teacher (N, h', w'); the larger is averaged down to the smaller. Source: Zagoruyko and
     Komodakis 2017, in the form of their code: a mean over places of the square; `at.weight` is theirs for this form.
     """
-    return _between_units(student, teacher).square().mean((1, 2))
+    return _between_units(student, teacher).square().flatten(1).mean(1)
 
 
 def attention_norm(student: Tensor, teacher: Tensor) -> Tensor:
     """Half the L2 norm of the same difference, (N,): the form that Zagoruyko and Komodakis 2017 print."""
-    norms: Tensor = torch.linalg.vector_norm(_between_units(student, teacher), dim=(1, 2))
+    norms: Tensor = torch.linalg.vector_norm(_between_units(student, teacher).flatten(1), dim=1)
     return norms / 2
 
 
 def _between_units(student: Tensor, teacher: Tensor) -> Tensor:
-    sides = (min(student.shape[1], teacher.shape[1]), min(student.shape[2], teacher.shape[2]))
-    return unit(_averaged(student, sides)) - unit(_averaged(teacher, sides))
+    sides = [min(one, other) for one, other in zip(student.shape[1:], teacher.shape[1:], strict=True)]
+    return unit(averaged(student[:, None], sides)[:, 0]) - unit(averaged(teacher[:, None], sides)[:, 0])
 
 
 def importance_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -53,12 +55,8 @@ def importance_distance(student: Tensor, teacher: Tensor) -> Tensor:
     Shapes: student (N, h, w), resized bilinearly to the teacher's (N, h', w'). Source: EMKD (Qin et al. 2021),
     importance maps, with p = 4.
     """
-    student = F.interpolate(student[:, None], teacher.shape[1:], mode="bilinear", align_corners=False)[:, 0]
-    return (unit(student) - unit(teacher)).square().sum((1, 2))
-
-
-def _averaged(maps: Tensor, sides: tuple[int, int]) -> Tensor:
-    return F.adaptive_avg_pool2d(maps[:, None], sides)[:, 0]
+    student = enlarged(student[:, None], teacher.shape[1:])[:, 0]
+    return (unit(student) - unit(teacher)).square().flatten(1).sum(1)
 
 
 def unit(maps: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 def cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
     """Mean over pixels of -log p(class of the mask), (N,). Shapes: logits (N, C, H, W), mask (N, H, W) of classes."""
-    return F.cross_entropy(logits, mask.long(), reduction="none").mean((1, 2))
+    return F.cross_entropy(logits, mask.long(), reduction="none").flatten(1).mean(1)
 
 
 def focal(logits: Tensor, mask: Tensor, *, gamma: float = 2.0) -> Tensor:
@@ -17,7 +17,7 @@ def focal(logits: Tensor, mask: Tensor, *, gamma: float = 2.0) -> Tensor:
     Shapes as above. Source: Lin et al. 2017, without class weights, as EMKD's code has it.
     """
     loss = F.cross_entropy(logits, mask.long(), reduction="none")
-    return ((1 - (-loss).exp()) ** gamma * loss).mean((1, 2))
+    return ((1 - (-loss).exp()) ** gamma * loss).flatten(1).mean(1)
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
@@ -26,4 +26,4 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
     Source: SKD (Liu et al. 2019), pixel-wise. Departs: their code sums over the batch and divides by the pixels of one
     slice, so that the weight grows with the batch; ours is a mean.
     """
-    return -(teacher * student.log_softmax(1)).sum(1).mean((1, 2))
+    return -(teacher * student.log_softmax(1)).sum(1).flatten(1).mean(1)

@@ -23,7 +23,7 @@ def teacher_first_kl(student: Tensor, teacher: Tensor, *, temperature: float = T
     lambda² keeps the gradient's size whatever the temperature.
     """
     divergence = teacher * (_log(teacher) - (student / temperature).log_softmax(1))
-    return temperature**2 * divergence.sum(1).mean((1, 2))
+    return temperature**2 * divergence.sum(1).flatten(1).mean(1)
 
 
 def student_first_kl(student: Tensor, teacher: Tensor, *, temperature: float = TEMPERATURE) -> Tensor:
@@ -32,7 +32,7 @@ def student_first_kl(student: Tensor, teacher: Tensor, *, temperature: float = T
     Shapes as in `teacher_first_kl`. Departs: lambda² is not printed; it makes the two directions comparable.
     """
     logs = (student / temperature).log_softmax(1)
-    return temperature**2 * (logs.exp() * (logs - _log(teacher))).sum(1).mean((1, 2))
+    return temperature**2 * (logs.exp() * (logs - _log(teacher))).sum(1).flatten(1).mean(1)
 
 
 KL = {"teacher-first": teacher_first_kl, "student-first": student_first_kl}

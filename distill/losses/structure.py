@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.knowledge import enlarged
+
 
 def pairwise_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of two affinities (N, m, m), (N,). Source: SKD (Liu et al. 2019), pair-wise."""
@@ -18,8 +20,8 @@ def prototype_distance(student: Tensor, teacher: Tensor, present: Tensor) -> Ten
     Shapes: student (N, C, h, w), resized bilinearly to the teacher's (N, C, h', w'); present (N, C) bool, in both.
     Source: ProtoKD (Wang et al. 2023).
     """
-    student = F.interpolate(student, teacher.shape[2:], mode="bilinear", align_corners=False)
-    each = (student - teacher).square().mean((2, 3)).where(present, 0.0)
+    student = enlarged(student, teacher.shape[2:])
+    each = (student - teacher).square().flatten(2).mean(2).where(present, 0.0)
     return each.sum(1) / present.sum(1).clamp_min(1)
 
 

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from imaging.errors import InputError
+from imaging.preprocess import Preprocess
 from study.plan import Distill, unknown
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ SCHEMES = {
     "amtml-kd": "distill.schemes.amtml:AmtmlKd",
     "ca-mkd": "distill.schemes.ca_mkd:CaMkd",
     "consensus": "distill.schemes.consensus:Consensus",
+    "dsd": "distill.schemes.alone:Dsd",
+    "missu": "distill.schemes.alone:Missu",
+    "mod": "distill.schemes.alone:Mod",
 }
 """Id -> module and class; loaded when asked for, since they import torch."""
 
@@ -42,6 +46,13 @@ def check(name: str) -> None:
         raise InputError(unknown("scheme", name, names()), fix="`preceptor schemes` tells what each does")
 
 
+def check_shape(name: str, preprocess: Preprocess) -> None:
+    """InputError where the study has patches of volumes, and the scheme of that id takes slices only."""
+    if preprocess.patch and not scheme_class(name).volumes:
+        fix = "leave it out; `preceptor schemes --json` tells which take patches"
+        raise InputError(f"scheme `{name}` is for slices, and the study has patches of volumes", fix=fix)
+
+
 def scheme_class(name: str) -> type[Scheme]:
     """The class of that id; InputError if there is none."""
     check(name)
@@ -50,6 +61,10 @@ def scheme_class(name: str) -> type[Scheme]:
     return found
 
 
-def create(name: str, student: nn.Module, plan: Distill, classes: int) -> Scheme:
-    """The scheme of that id around a student, under `[distill]` of study.toml."""
-    return scheme_class(name)(student, plan, classes)
+def create(
+    name: str, student: nn.Module, plan: Distill, classes: int, unions: tuple[tuple[int, ...], ...] = ()
+) -> Scheme:
+    """The scheme of that id around a student, under `[distill]` of study.toml; `unions` are `task.regions`."""
+    scheme = scheme_class(name)(student, plan, classes)
+    scheme.unions = unions
+    return scheme

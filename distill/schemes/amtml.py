@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from distill.losses.cross_entropy import cross_entropy
@@ -11,6 +10,7 @@ from distill.losses.relation import rkd_angle, rkd_distance
 from distill.schemes.base import Batch
 from distill.schemes.hints import Hinted
 from distill.schemes.taught import Lesson, labelled_mean
+from models.knowledge import averaged
 
 LARGEST = 24
 """Side that probability maps are averaged down to before slices are compared."""
@@ -47,5 +47,4 @@ class AmtmlKd(Hinted):
 
 def _flat(probs: Tensor) -> Tensor:
     """Probability maps (N, C, H, W), averaged down, as vectors (N, d)."""
-    sides = (min(LARGEST, probs.shape[2]), min(LARGEST, probs.shape[3]))
-    return F.adaptive_avg_pool2d(probs, sides).flatten(1)
+    return averaged(probs, [min(LARGEST, side) for side in probs.shape[2:]]).flatten(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +36,12 @@ class Portable:
 
 @dataclass(frozen=True)
 class TeacherBatch(Portable):
-    """What T teachers say of N slices. Everything a teacher did not answer is zero.
+    """What T teachers say of N slices or patches. Everything a teacher did not answer is zero.
 
-    `logits` (N, T, C, H, W); `answered` (N, T) bool; `told` for each teacher what else it gave: arrays (N, …) under the
-    names of `models.contents`, on that teacher's own grid; `sites` the teachers' names; `record` (T,) how they did on
-    the outlined slices (`weights.track_record`), where a scheme asked for it and some slice is outlined.
+    `logits` (N, T, C, H, W), of patches (N, T, C, D, H, W); `answered` (N, T) bool; `told` for each teacher what else
+    it gave: arrays (N, …) under the names of `models.contents`, on that teacher's own grid; `sites` the teachers'
+    names; `record` (T,) how they did on the outlined slices (`weights.track_record`), where a scheme asked for it and
+    some slice is outlined.
     """
 
     logits: Tensor
@@ -58,7 +59,8 @@ class TeacherBatch(Portable):
 class Batch(Portable):
     """N of the student's slices, augmented, and what the teachers say of them, moved alike.
 
-    `images` (N, 1, H, W) float32; `masks` (N, H, W) uint8, 255 throughout where a slice has none; `labelled` (N,) bool.
+    `images` (N, c, H, W) float32; `masks` (N, H, W) uint8, 255 throughout where a slice has none; `labelled` (N,) bool.
+    Of patches, each has a depth before its rows.
     """
 
     images: Tensor
@@ -74,6 +76,11 @@ class Scheme(nn.Module, ABC):
     is what `preceptor schemes` prints.
     """
 
+    volumes: ClassVar[bool] = True
+    """Whether it takes patches of volumes as it takes slices."""
+    unions: tuple[tuple[int, ...], ...] = ()
+    """Regions that overlap, each as the classes that it consists of."""
+
     def __init__(self, student: nn.Module, plan: Distill, classes: int) -> None:
         super().__init__()
         self.student, self.plan, self.classes = student, plan, classes
@@ -82,6 +89,11 @@ class Scheme(nn.Module, ABC):
     def network(self) -> nn.Module:
         """Everything with weights or state, for the training loop."""
         return self
+
+    @property
+    def shipped(self) -> nn.Module:
+        """The network that is validated, and leaves."""
+        return self.student
 
     @property
     def own_rates(self) -> Mapping[str, float]:
@@ -98,7 +110,7 @@ class Scheme(nn.Module, ABC):
         """Weighted loss terms by name, scalars; the training descends their sum."""
 
     def adapt(self, sample: Batch) -> None:
-        """Make what exists only in training and depends on the teachers: called once, before the first step."""
+        """Make what exists only in training and depends on what is shown: called once, before the first step."""
 
     def weights(self, batch: Batch) -> Tensor:
         """How much each teacher is heard on each slice, (N, T): here alike, w_j = 1/T for all that answered."""

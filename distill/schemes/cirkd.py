@@ -30,6 +30,8 @@ class Cirkd(Taught):
     loss has read it; it holds nothing until something was put in, where their code has noise.
     """
 
+    volumes = False
+
     @property
     def contents(self) -> tuple[Content, ...]:
         return ("logits", "features")

@@ -21,5 +21,5 @@ class Consensus(Taught):
         """
         plan, target = self.plan.consensus, lesson.target(1.0)
         kl = teacher_first_kl(lesson.logits, target, temperature=1.0)
-        overlap = soft_dice_loss(lesson.logits.softmax(1), target)
+        overlap = soft_dice_loss(lesson.logits.softmax(1).flatten(2), target.flatten(2))
         return {"kl": plan.kl * lesson.mean(kl), "overlap": plan.overlap * lesson.mean(overlap)}

@@ -13,7 +13,7 @@ from distill.schemes.base import Batch
 from distill.schemes.taught import Lesson, Taught, labelled_mean, over_taps, region_term
 from models.contents import Content
 from models.knowledge import attention_map
-from study.dice import dice_loss
+from study.dice import dice_of
 
 
 class Emkd(Taught):
@@ -49,5 +49,5 @@ class Emkd(Taught):
         """Half focal, half Dice. Departs: their Dice pools the batch, ours is one a slice."""
         return {
             "focal": 0.5 * labelled_mean(focal, logits, batch),
-            "dice": 0.5 * labelled_mean(lambda z, mask: dice_loss(z.softmax(1), mask), logits, batch),
+            "dice": 0.5 * labelled_mean(dice_of, logits, batch),
         }

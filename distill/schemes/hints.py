@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from distill.schemes.base import Batch, TeacherBatch, teachers_of
 from distill.schemes.taught import Taught
 from models.contents import Content
+from models.knowledge import enlarged
 from study.prediction import channels_of
 
 
@@ -22,7 +23,9 @@ class Hints(nn.Module):
     def __init__(self, channels: int, teachers: TeacherBatch) -> None:
         super().__init__()
         widths = [one[self.NAME].shape[1] if self.NAME in one else 0 for one in teachers.told]
-        self.translate = nn.ModuleList(nn.Conv2d(channels, width, 1) if width else nn.Identity() for width in widths)
+        of_patches = any(one[self.NAME].ndim == 5 for one in teachers.told if self.NAME in one)
+        kind = nn.Conv3d if of_patches else nn.Conv2d
+        self.translate = nn.ModuleList(kind(channels, width, 1) if width else nn.Identity() for width in widths)
 
     def distances(self, features: Tensor, teachers: TeacherBatch) -> Tensor:
         """Mean squared difference of unit features a slice and teacher, (N, T); 0 for a teacher without features.
@@ -36,8 +39,8 @@ class Hints(nn.Module):
                 found.append(features.new_zeros(len(features)))
                 continue
             theirs = told[self.NAME].float()
-            ours = F.interpolate(translate(units), theirs.shape[2:], mode="bilinear", align_corners=False)
-            found.append((ours - F.normalize(theirs, dim=1)).square().mean((1, 2, 3)))
+            ours = enlarged(translate(units), theirs.shape[2:])
+            found.append((ours - F.normalize(theirs, dim=1)).square().flatten(1).mean(1))
         return torch.stack(found, dim=1)
 
 

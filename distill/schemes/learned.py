@@ -22,7 +22,7 @@ class Learned(nn.Module):
 
     def forward(self, feature: Tensor, answered: Tensor) -> Tensor:
         """Weights (N, T) by the encoder's feature maps (N, d, h, w); whoever did not answer, (N, T) bool, weighs 0."""
-        scores = learned_scores(feature.float().amax((2, 3)), self.theta, self.projection)
+        scores = learned_scores(feature.float().flatten(2).amax(2), self.theta, self.projection)
         scores = scores.where(answered, torch.finfo(scores.dtype).min)
         return shares(scores.softmax(1), answered)
 

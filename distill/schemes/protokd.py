@@ -11,7 +11,7 @@ from distill.schemes.base import Batch
 from distill.schemes.taught import Lesson, Taught, Told, labelled_mean
 from models.contents import Content
 from models.knowledge import prototype_maps
-from study.dice import dice_loss
+from study.dice import dice_of
 
 
 class ProtoKd(Taught):
@@ -45,5 +45,5 @@ class ProtoKd(Taught):
         """Cross-entropy and Dice. Departs: their cross-entropy has class weights, which they do not print."""
         return {
             "ce": labelled_mean(cross_entropy, logits, batch),
-            "dice": labelled_mean(lambda z, mask: dice_loss(z.softmax(1), mask), logits, batch),
+            "dice": labelled_mean(dice_of, logits, batch),
         }

@@ -27,6 +27,8 @@ class Skd(Taught):
     can choose, and descends in the same step, each on its own term alone.
     """
 
+    volumes = False
+
     def __init__(self, student: nn.Module, plan: Distill, classes: int) -> None:
         super().__init__(student, plan, classes)
         self.critic = critic(classes) if plan.skd.holistic else None

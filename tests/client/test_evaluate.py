@@ -19,12 +19,14 @@ from client.status import Status
 from imaging.errors import InputError
 from imaging.preprocess import Preprocess
 from models import encoders
+from study.plan import Task
 from study.prediction import case_dice
 from study.wire import EvaluateRequest
 from tests.client.hospital import CLASSES, make_assignment, write_site
 
 SIZE = (48, 56)
 """Larger than the scans, so that no voxel is cut off."""
+TASK = Task(modality="MR", classes=CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ class Oracle(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
         self.known = {
-            scans.cache.images[i].astype(np.float32).tobytes(): scans.cache.masks[i] * (case.id not in wrong)
+            scans.cache.stack[i].astype(np.float32).tobytes(): scans.cache.outlines[i] * (case.id not in wrong)
             for case in scans.cache.cases
             for i in range(case.start, case.stop)
         }
@@ -61,7 +63,7 @@ class Oracle(nn.Module):
 
 
 def test_a_perfect_network_is_perfect_on_the_scans_own_voxels(site: tuple[SiteConfig, Scans]) -> None:
-    found = evaluate(Oracle(site[1]), site[1], "test", CLASSES)
+    found = evaluate(Oracle(site[1]), site[1], "test", TASK)
     assert len(found) == len(site[1].parts["test"]) == 3
     for evaluated in found:
         assert evaluated.metrics.metrics["dice"] == {"organ": 1.0, "lesion": 1.0}
@@ -73,13 +75,10 @@ def test_the_order_is_the_same_for_every_network_and_not_that_of_the_ids(site: t
     scans = site[1]
     everyone = Scans(scans.cache, scans.parts | {"test": list(scans.cache.cases)}, 0)
     owner = {
-        scans.cache.images[i].tobytes(): case.id for case in scans.cache.cases for i in range(case.start, case.stop)
+        scans.cache.stack[i].tobytes(): case.id for case in scans.cache.cases for i in range(case.start, case.stop)
     }
     orders = [
-        [
-            owner[found.overlay["image"][0].tobytes()]
-            for found in evaluate(Oracle(scans, wrong), everyone, "test", CLASSES)
-        ]
+        [owner[found.overlay["image"][0].tobytes()] for found in evaluate(Oracle(scans, wrong), everyone, "test", TASK)]
         for wrong in (frozenset[str](), frozenset({scans.cache.cases[2].id}))
     ]
     assert orders[0] == orders[1]
@@ -90,7 +89,7 @@ def test_the_order_is_the_same_for_every_network_and_not_that_of_the_ids(site: t
 def test_a_split_without_patients_is_named(site: tuple[SiteConfig, Scans]) -> None:
     empty = Scans(site[1].cache, site[1].parts | {"test": []}, 0)
     with pytest.raises(InputError, match="no outlined patient in the test split"):
-        evaluate(Oracle(site[1]), empty, "test", CLASSES)
+        evaluate(Oracle(site[1]), empty, "test", TASK)
 
 
 def weights() -> dict[str, np.ndarray[Any, Any]]:
@@ -164,7 +163,7 @@ def test_the_worst_case_comes_first_among_the_pictures(site: tuple[SiteConfig, S
     from client.evaluate import keep_overlays
 
     wrong = frozenset({site[1].parts["test"][1].id})
-    keep_overlays(tmp_path / "o", evaluate(Oracle(site[1], wrong), site[1], "test", CLASSES))
+    keep_overlays(tmp_path / "o", evaluate(Oracle(site[1], wrong), site[1], "test", TASK))
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["00.npz", "01.npz", "02.npz"]
     with np.load(tmp_path / "o" / "00.npz") as worst, np.load(tmp_path / "o" / "02.npz") as best:
         assert not worst["prediction"].any()

@@ -280,7 +280,7 @@ def pixels(config: SiteConfig) -> Iterator[tuple[str, bytes]]:
             for line in (*plane[::6], *plane.T[::6]):
                 yield from forms(path.name, line, np.int16, np.float32, np.float16)
     (cache,) = (SliceCache.open(folder) for folder in config.workspace.glob("cache/*-3"))
-    for row in cache.images[:, ::6].reshape(-1, cache.images.shape[2]):
+    for row in cache.stack[:, :, ::6].reshape(-1, cache.stack.shape[3]):
         yield from forms("slice", row, np.float16, np.float32)
 
 

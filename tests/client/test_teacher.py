@@ -15,7 +15,7 @@ import models
 from client.scans import Scans, open_scans
 from client.status import Status
 from client.teacher import Teacher, folder_of, load_teacher
-from client.training import Course, one_cycle
+from client.training import Course
 from imaging.errors import InputError
 from imaging.preprocess import Preprocess
 from models import encoders
@@ -23,6 +23,7 @@ from models.contents import CONTENTS, Grid, Precision
 from models.registry import ends_of
 from study.answers import Answers
 from study.encoding import decoded
+from study.schedule import one_cycle_lr
 from study.tables import Encoding
 from study.wire import NO_MASK, Assignment, Shard
 from tests.client.hospital import DAMAGED, make_assignment, write_site
@@ -182,12 +183,12 @@ def test_nobody_answers_before_a_teacher_is_trained(course: Course) -> None:
 
 
 def test_the_learning_rate_climbs_to_its_peak_and_falls_to_nearly_nothing() -> None:
-    rates = [one_cycle(0.01, 97, step) for step in range(97)]
+    rates = [one_cycle_lr(step, peak=0.01, steps=97) for step in range(97)]
     assert max(rates) == pytest.approx(0.01, rel=1e-2)
     assert np.argmax(rates) in range(23, 27)
     assert 0 < rates[0] < 0.001
     assert 0 < rates[-1] < 0.0001
-    assert one_cycle(0.01, 1, 0) > 0
+    assert one_cycle_lr(0, peak=0.01, steps=1) > 0
 
 
 def test_an_epoch_shows_each_slice_once_at_most_and_differs_from_the_next(course: Course) -> None:

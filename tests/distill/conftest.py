@@ -117,7 +117,8 @@ class MadeRun:
         teacher = Teacher(site, asks, self.teachers[site], f"weights of {site}")
         for index in range(len(asked)) if shards is None else shards:
             shard = make_shard(asks, self.slices, index, asked[index], self.study.answers.contents)
-            card = card_of(site).model_copy(update=asks.teacher.model_dump(include={"model", "options"}))
+            told = asks.teacher.model_dump(include={"model", "options"})
+            card = card_of(site).model_copy(update=told | {"fingerprint": asks.preprocess.fingerprint()})
             self.store.write(teacher.answer(shard).without(*withheld), card, shard.wants)
 
 

@@ -84,7 +84,7 @@ def test_files_of_all_kinds_fill_a_store_that_a_student_learns_from(run: MadeRun
     batch = said.answers(lead_split(run.study, run.slices)["train"][:3])
     assert batch.answered.all()
     assert batch.gives("attention/decoder").tolist() == [False, True, True]
-    images = torch.from_numpy(run.slices.images[lead_split(run.study, run.slices)["train"][:3]]).float()[:, None]
+    images = torch.from_numpy(run.slices.images[lead_split(run.study, run.slices)["train"][:3]]).float()
     assert torch.allclose(batch.logits[:, 0].float(), Tiny(3)(images), atol=2e-3)
     student = run_job(run.study, run.folder, "amtkd")
     assert student.teachers == list(SITES)

@@ -31,7 +31,7 @@ class Oracle:
     sites = ("north", "east")
 
     def answers(self, ids: Ids) -> TeacherBatch:
-        images = torch.from_numpy(self.slices.images[ids]).float()
+        images = torch.from_numpy(self.slices.images[ids]).float()[:, 0]
         logits = torch.stack([images, 2 * images], dim=1)
         maps = torch.nn.functional.avg_pool2d(images[:, None], 2)[:, 0]
         rc = torch.arange(len(ids) * 2.0).view(-1, 2, 1)

@@ -184,7 +184,7 @@ def test_a_student_without_its_run_is_told(exported: tuple[MadeRun, Path, Path],
 def test_the_other_students_leave_as_they_are_in_any_batch(name: str) -> None:
     torch.manual_seed(0)
     network = models.create(name, 1, 3).eval()
-    graph = network_graph(network, (40, 48))
+    graph = network_graph(network, (1, 40, 48))
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     images = torch.randn(3, 1, 40, 48)
     with torch.no_grad():

@@ -34,6 +34,7 @@ from imaging.lock import Lock
 from models.contents import CONTENTS
 from preceptor import app
 from study.envelope import digest
+from study.learners import ALONE
 from study.run import events
 from study.start import arrays_of, first_student
 from study.student import StudentCard
@@ -46,7 +47,7 @@ MakeRun = Callable[..., "MadeRun"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("name", schemes.names())
+@pytest.mark.parametrize("name", [name for name in schemes.names() if name not in ALONE])
 def test_a_job_leaves_a_plain_student_with_its_card(name: str, make_run: MakeRun) -> None:
     run = make_run(3, contents=CONTENTS)
     card = run_job(run.study, run.folder, name)

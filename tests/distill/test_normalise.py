@@ -20,12 +20,15 @@ def scan() -> Volume:
     return make("nci-isbi", seed=0, index=0).image
 
 
-@pytest.mark.parametrize("plan", [INSIDE, BEYOND, CT, BEYOND.model_copy(update={"percentiles": (0.0, 61.3)})])
+RANGE = BEYOND.model_copy(update={"normalise": "min-max"})
+
+
+@pytest.mark.parametrize("plan", [INSIDE, BEYOND, CT, RANGE, BEYOND.model_copy(update={"percentiles": (0.0, 61.3)})])
 def test_the_module_agrees_with_the_preprocessing(plan: Preprocess, scan: Volume) -> None:
     sampled = sample(scan, plan)
     assert np.isnan(sampled.intensities).any() == (plan is not INSIDE)
-    found = normalise(plan)(torch.from_numpy(sampled.intensities[:, None])).numpy()
-    np.testing.assert_array_equal(found[:, 0], sampled.normalised().astype(np.float32))
+    found = normalise(plan)(torch.from_numpy(sampled.intensities)).numpy()
+    np.testing.assert_array_equal(found, sampled.normalised().astype(np.float32))
 
 
 @pytest.mark.parametrize("values", [3, 5])
@@ -33,5 +36,12 @@ def test_scans_of_few_values_agree_too(values: int) -> None:
     plan = Preprocess(size=(17, 19))
     array = np.random.default_rng(values).integers(values, size=(3, 11, 13)).astype(np.float32)
     sampled = sample(Volume(array, np.eye(4)[[2, 1, 0, 3]]), plan)
-    found = normalise(plan)(torch.from_numpy(sampled.intensities[:, None])).numpy()
-    np.testing.assert_array_equal(found[:, 0], sampled.normalised().astype(np.float32))
+    found = normalise(plan)(torch.from_numpy(sampled.intensities)).numpy()
+    np.testing.assert_array_equal(found, sampled.normalised().astype(np.float32))
+
+
+def test_each_channel_has_its_own_scale() -> None:
+    array = np.random.default_rng(3).gamma(2, 100, (3, 11, 13, 2)).astype(np.float32) * (1, 50)
+    sampled = sample(Volume(array.astype(np.float32), np.eye(4)[[2, 1, 0, 3]]), Preprocess(size=(17, 19)))
+    found = normalise(Preprocess(size=(17, 19)))(torch.from_numpy(sampled.intensities)).numpy()
+    np.testing.assert_array_equal(found, sampled.normalised().astype(np.float32))

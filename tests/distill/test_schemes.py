@@ -22,12 +22,15 @@ from imaging.errors import InputError
 from models.knowledge import SAYS, attention_map, region_contrast
 from study.dice import dice_loss
 from study.distill_tables import Weights
+from study.learners import ALONE
 from study.lovasz import lovasz_softmax
 from study.plan import Amtkd, Distill
 
 Student = Callable[[int], nn.Module]
 MakeBatch = Callable[..., Batch]
 OURS = ("mono-teacher", "uniform", "amtkd")
+TAUGHT = [name for name in schemes.names() if name not in ("supervised", *ALONE)]
+"""Those that learn from teachers."""
 
 
 def scheme(name: str, student: Student, classes: int = 3, **options: object) -> Scheme:
@@ -71,7 +74,7 @@ def adapted(learner: Scheme, batch: Batch) -> Scheme:
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
 @pytest.mark.parametrize("segmentation", ["amtkd", "own"])
-@pytest.mark.parametrize("name", schemes.names())
+@pytest.mark.parametrize("name", ["supervised", *TAUGHT])
 def test_every_term_is_a_scalar_that_moves_the_student(
     name: str, segmentation: str, classes: int, student: Student, batch: MakeBatch
 ) -> None:
@@ -94,7 +97,7 @@ def test_every_term_is_a_scalar_that_moves_the_student(
         assert moved == (term not in BESIDE)
 
 
-@pytest.mark.parametrize("name", [name for name in schemes.names() if name != "supervised"])
+@pytest.mark.parametrize("name", TAUGHT)
 def test_single_teacher_schemes_hear_all_under_a_law(name: str, student: Student, batch: MakeBatch) -> None:
     plan = Distill.model_validate({"weights": {"law": "agreement"}})
     learner, data = schemes.create(name, student(3), plan, 3), batch(3)
@@ -103,7 +106,7 @@ def test_single_teacher_schemes_hear_all_under_a_law(name: str, student: Student
     assert all(term.isfinite() for term in learner.loss(data).values())
 
 
-@pytest.mark.parametrize("name", [name for name in schemes.names() if name != "supervised"])
+@pytest.mark.parametrize("name", TAUGHT)
 def test_a_teacher_who_gives_logits_alone_counts_where_it_can(name: str, student: Student, batch: MakeBatch) -> None:
     plan = Distill.model_validate({"weights": {"law": "uniform"}})
     learner, data = schemes.create(name, student(3), plan, 3), batch(3)
@@ -165,7 +168,11 @@ def test_amtkd_is_equations_1_to_7_written_out(attention: str, kl: str, student:
         mask, labelled = data.masks[n : n + 1], n < 3
         probs = answers.logits[n].softmax(1)
         everyone = torch.ones(1, 3, dtype=torch.bool)
-        by_mask = torch.stack([dice_loss(probs[j : j + 1], mask)[0] for j in range(3)]) if labelled else None
+        by_mask = (
+            torch.stack([dice_loss(probs[j : j + 1].flatten(2), mask.flatten(1))[0] for j in range(3)])
+            if labelled
+            else None
+        )
         losses = by_mask if by_mask is not None else dissent(probs[None], everyone)[0]
         w = (1 - losses) / (1 - losses).sum()
         target = sum(w[j] * soften(answers.logits[n, j : j + 1]) for j in range(3))
@@ -184,8 +191,8 @@ def test_amtkd_is_equations_1_to_7_written_out(attention: str, kl: str, student:
                     expected["contrast"] = expected["contrast"] + 0.1 * w[j] * rc[0] / 3
         if labelled:
             own_probs = logits[n : n + 1].softmax(1)
-            expected["dice"] = expected["dice"] + 0.2 * dice_loss(own_probs, mask)[0] / 3
-            expected["lovasz"] = expected["lovasz"] + 0.3 * lovasz_softmax(own_probs, mask)[0] / 3
+            expected["dice"] = expected["dice"] + 0.2 * dice_loss(own_probs.flatten(2), mask.flatten(1))[0] / 3
+            expected["lovasz"] = expected["lovasz"] + 0.3 * lovasz_softmax(own_probs.flatten(2), mask.flatten(1))[0] / 3
     assert_close(learner.loss(data), expected)
 
 
@@ -269,7 +276,7 @@ SILENT = {"dice", "lovasz", "ce", "focal", "contrast", "region", "prototypes", "
 
 
 @pytest.mark.parametrize("segmentation", ["amtkd", "own"])
-@pytest.mark.parametrize("name", [name for name in schemes.names() if name != "supervised"])
+@pytest.mark.parametrize("name", TAUGHT)
 def test_without_any_mask_only_the_teachers_speak(
     name: str, segmentation: str, student: Student, batch: MakeBatch
 ) -> None:
@@ -285,7 +292,7 @@ def test_without_any_mask_only_the_teachers_speak(
     assert all(p.grad is None or p.grad.isfinite().all() for p in learner.parameters())
 
 
-@pytest.mark.parametrize("name", [name for name in schemes.names() if name != "supervised"])
+@pytest.mark.parametrize("name", TAUGHT)
 def test_a_batch_that_nobody_answered_teaches_by_its_masks(name: str, student: Student, batch: MakeBatch) -> None:
     learner = schemes.create(name, student(3), Distill(), 3)
     data = batch(3, teachers=1 if learner.needs.teachers == "one" else 3)
@@ -358,7 +365,7 @@ def test_consensus_is_kl_and_dice_with_what_the_better_teachers_say(student: Stu
     assert_close(terms["overlap"], 0.4 * torch.stack(overlap).mean())
 
 
-@pytest.mark.parametrize("name", schemes.names())
+@pytest.mark.parametrize("name", ["supervised", *TAUGHT])
 def test_the_student_leaves_with_nothing_of_the_scheme_in_it(name: str, student: Student, batch: MakeBatch) -> None:
     net = student(3)
     before = set(net.state_dict())
@@ -376,8 +383,8 @@ def test_needs_say_what_each_scheme_asks_of_the_sites() -> None:
     assert {name for name, need in needs.items() if need.teachers == "all"} == {
         "uniform", "amtkd", "amtml-kd", "ca-mkd", "consensus",
     }  # fmt: skip
-    assert {name for name, need in needs.items() if need.teachers == "none"} == {"supervised"}
-    assert [name for name, need in needs.items() if not need.unlabelled] == ["supervised"]
+    assert {name for name, need in needs.items() if need.teachers == "none"} == {"supervised", *ALONE}
+    assert {name for name, need in needs.items() if not need.unlabelled} == {"supervised", *ALONE}
     assert {name: need.contents[1:] for name, need in needs.items() if need.contents[1:]} == {
         **dict.fromkeys(OURS, ("attention", "contrast")),
         "at": ("attention-2",),

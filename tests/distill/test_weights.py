@@ -108,7 +108,7 @@ def test_a_labelled_slice_is_judged_by_its_mask_and_the_other_by_the_mixture() -
     losses = teacher_losses(probs, mask, torch.tensor([True, False]), everyone)
     together = probs[1].mean(0)
     for j in range(3):
-        assert_close(losses[0, j], dice_loss(probs[:1, j], mask[:1])[0])
+        assert_close(losses[0, j], dice_loss(probs[:1, j].flatten(2), mask[:1].flatten(1))[0])
         dice = [
             (2 * (p * m).sum() + 1) / ((p * p).sum() + (m * m).sum() + 1)
             for p, m in zip(probs[1, j], together, strict=True)
@@ -145,7 +145,7 @@ def test_a_record_is_how_much_worse_than_the_others_a_teacher_outlined_what_it_a
     answered = torch.tensor([[True, True, False], [True, False, False]])
     parts = [(TeacherBatch(probs[n : n + 1].log(), answered[n : n + 1]), mask[n : n + 1]) for n in range(2)]
     outlines = nn.functional.one_hot(probs.argmax(2), probs.shape[2]).movedim(-1, 2).float()
-    losses = dice_loss(outlines, mask[:, None])[0]
+    losses = dice_loss(outlines.flatten(3), mask.flatten(1)[:, None])[0]
     usual = losses[:2].mean()
     expected = torch.stack([losses[0] - usual, losses[1] - usual, torch.tensor(0.0)])
     assert losses[0] != losses[1]

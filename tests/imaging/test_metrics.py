@@ -18,7 +18,9 @@ from torch.nn.functional import one_hot
 from imaging.metrics import METRICS, Overlap, case_metrics, mean_dice, overlaps, surface_distances
 
 CLASSES = ["background", "right ventricle", "myocardium", "left ventricle"]
+STRUCTURES = {name: (label,) for label, name in enumerate(CLASSES) if label}
 SPACING_MM = (3.0, 0.7, 1.1)
+OF_ALL: Any = {"classes": len(CLASSES), "structures": STRUCTURES, "spacing_mm": SPACING_MM}
 SHAPE = (5, 23, 29)
 
 # Where the tests call MONAI themselves: it calls itself with an argument that it deprecates.
@@ -63,7 +65,7 @@ def test_the_worked_example_of_overlap() -> None:
 def test_every_metric_agrees_with_monai(seed: int) -> None:
     prediction, reference = labels(seed), labels(seed + 100)
     p, g = channels(prediction), channels(reference)
-    ours = case_metrics(prediction, reference, classes=CLASSES, spacing_mm=SPACING_MM)
+    ours = case_metrics(prediction, reference, **OF_ALL)
     theirs = {
         "dice": compute_dice(p, g, include_background=False),
         "iou": compute_iou(p, g, include_background=False),
@@ -76,7 +78,7 @@ def test_every_metric_agrees_with_monai(seed: int) -> None:
 
 
 def test_metrics_are_named_by_foreground_class_and_ready_for_json() -> None:
-    values = case_metrics(labels(1), labels(2), classes=CLASSES, spacing_mm=SPACING_MM)
+    values = case_metrics(labels(1), labels(2), **OF_ALL)
     assert tuple(values) == METRICS
     assert all(list(named) == CLASSES[1:] for named in values.values())
     assert json.loads(json.dumps(values)) == values
@@ -99,7 +101,7 @@ def test_the_symmetric_mean_counts_both_surfaces() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_an_exact_prediction_is_perfect() -> None:
-    values = case_metrics(labels(3), labels(3), classes=CLASSES, spacing_mm=SPACING_MM)
+    values = case_metrics(labels(3), labels(3), **OF_ALL)
     best = {"dice": 1.0, "iou": 1.0, "voe": 0.0, "hd95": 0.0, "assd": 0.0}
     assert values == {metric: dict.fromkeys(CLASSES[1:], value) for metric, value in best.items()}
 
@@ -115,7 +117,9 @@ def test_an_exact_prediction_is_perfect() -> None:
 @pytest.mark.filterwarnings("error")
 def test_what_an_empty_side_gives(predicted: bool, present: bool, expected: dict[str, float | None]) -> None:
     organ = box((1, 3), (5, 15), (5, 15))
-    values = case_metrics(organ * predicted, organ * present, classes=["background", "organ"], spacing_mm=SPACING_MM)
+    values = case_metrics(
+        organ * predicted, organ * present, classes=2, structures={"organ": (1,)}, spacing_mm=SPACING_MM
+    )
     assert {metric: named["organ"] for metric, named in values.items()} == expected
 
 
@@ -128,7 +132,9 @@ def test_what_an_empty_side_gives_in_emkds_error() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_single_slice_compares_outlines_in_its_plane(seed: int) -> None:
     prediction, reference = labels(seed, SHAPE[1:]), labels(seed + 50, SHAPE[1:])
-    ours = case_metrics(prediction[None], reference[None], classes=CLASSES, spacing_mm=SPACING_MM)
+    ours = case_metrics(
+        prediction[None], reference[None], classes=len(CLASSES), structures=STRUCTURES, spacing_mm=SPACING_MM
+    )
     p, g = channels(prediction), channels(reference)
     hd95 = compute_hausdorff_distance(p, g, percentile=95, spacing=list(SPACING_MM[1:]))
     assd = compute_average_surface_distance(p, g, symmetric=True, spacing=list(SPACING_MM[1:]))
@@ -141,8 +147,14 @@ def test_a_single_slice_compares_outlines_in_its_plane(seed: int) -> None:
 def test_distances_do_not_depend_on_the_field_of_view_around(seed: int, shift: tuple[int, int, int]) -> None:
     prediction, reference = labels(seed), labels(seed + 1)
     around = [(s, n - s) for s, n in zip(shift, SHAPE, strict=True)]
-    alone = case_metrics(prediction, reference, classes=CLASSES, spacing_mm=SPACING_MM)
-    padded = case_metrics(np.pad(prediction, around), np.pad(reference, around), classes=CLASSES, spacing_mm=SPACING_MM)
+    alone = case_metrics(prediction, reference, **OF_ALL)
+    padded = case_metrics(
+        np.pad(prediction, around),
+        np.pad(reference, around),
+        classes=len(CLASSES),
+        structures=STRUCTURES,
+        spacing_mm=SPACING_MM,
+    )
     assert alone == padded
 
 
@@ -150,15 +162,15 @@ def test_distances_do_not_depend_on_the_field_of_view_around(seed: int, shift: t
 @given(seed=st.integers(0, 10_000))
 def test_prediction_and_reference_may_be_exchanged(seed: int) -> None:
     prediction, reference = labels(seed), labels(seed + 1)
-    there = case_metrics(prediction, reference, classes=CLASSES, spacing_mm=SPACING_MM)
-    back = case_metrics(reference, prediction, classes=CLASSES, spacing_mm=SPACING_MM)
+    there = case_metrics(prediction, reference, **OF_ALL)
+    back = case_metrics(reference, prediction, **OF_ALL)
     for metric in METRICS:
         assert list(there[metric].values()) == pytest.approx(list(back[metric].values()))
 
 
 def test_the_mean_dice_is_that_of_the_foreground_classes() -> None:
     prediction, reference = labels(7), labels(8)
-    dice = case_metrics(prediction, reference, classes=CLASSES, spacing_mm=SPACING_MM)["dice"]
+    dice = case_metrics(prediction, reference, **OF_ALL)["dice"]
     assert mean_dice(prediction, reference, classes=4) == pytest.approx(
         np.mean([value or 0 for value in dice.values()])
     )
@@ -181,4 +193,17 @@ def test_overlaps_count_voxels() -> None:
 )
 def test_labels_that_cannot_be_compared_are_refused(prediction: Any, reference: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        case_metrics(prediction.astype(np.int64), reference.astype(np.int64), classes=CLASSES, spacing_mm=SPACING_MM)
+        case_metrics(
+            prediction.astype(np.int64),
+            reference.astype(np.int64),
+            classes=len(CLASSES),
+            structures=STRUCTURES,
+            spacing_mm=SPACING_MM,
+        )
+
+
+def test_regions_may_overlap_and_each_is_judged_as_one() -> None:
+    prediction, reference = np.array([[[1, 2, 3, 0]]]), np.array([[[2, 2, 0, 1]]])
+    regions = {"whole": (1, 2, 3), "core": (2, 3), "rim": (1,)}
+    dice = case_metrics(prediction, reference, classes=4, structures=regions, spacing_mm=(1, 1, 1))["dice"]
+    assert dice == {"whole": pytest.approx(4 / 6), "core": pytest.approx(2 / 4), "rim": 0.0}

@@ -204,7 +204,7 @@ def test_the_grid_survives_json(axes: str, size: tuple[int, int], spacing_mm: tu
 def test_a_scan_of_one_slice_works() -> None:
     labels = discs((1, H, W))
     prepared = prepare(scan((1, H, W)), volume(labels), KEEP, classes=3)
-    assert prepared.images.shape == (1, H, W)
+    assert prepared.images.shape == (1, 1, H, W)
     assert_array_equal(to_native(one_hot(prepared.masks), prepared.grid), labels)
 
 
@@ -251,10 +251,10 @@ def test_padding_is_as_dark_as_the_darkest_and_has_no_class() -> None:
     prepared = prepare(scan(), volume(discs()), Preprocess(size=(H + 8, W + 6)), classes=3)
     border = np.ones((H + 8, W + 6), bool)
     border[4:-4, 3:-3] = False
-    assert (prepared.images[:, border] == prepared.images.min()).all()
+    assert (prepared.images[:, 0, border] == prepared.images.min()).all()
     assert (prepared.masks[:, border] == 0).all()
     inner = prepare(scan(), None, KEEP).images
-    assert_array_equal(prepared.images[:, 4:-4, 3:-3], inner)
+    assert_array_equal(prepared.images[:, :, 4:-4, 3:-3], inner)
 
 
 def test_the_ct_window_becomes_minus_1_to_1() -> None:
@@ -262,8 +262,8 @@ def test_the_ct_window_becomes_minus_1_to_1() -> None:
     array[0, 0, :5] = (-1024, -160, 140, 240, 3071)
     plan = Preprocess(size=(H + 2, W + 2), normalise="window")
     images = prepare(volume(array), None, plan).images
-    assert_array_equal(images[0, 1, 1:6], np.array([-1, -1, 0.5, 1, 1], np.float16))
-    assert images[0, 0, 0] == -1
+    assert_array_equal(images[0, 0, 1, 1:6], np.array([-1, -1, 0.5, 1, 1], np.float16))
+    assert images[0, 0, 0, 0] == -1
 
 
 # Bad input
@@ -290,8 +290,10 @@ def test_an_image_that_is_flat_where_the_network_looks_is_refused() -> None:
 
 
 def test_a_series_of_volumes_is_refused() -> None:
-    with pytest.raises(InputError, match="2 × 5 × 29 × 23, not slices × rows × columns"):
-        prepare(replace(scan(), array=np.zeros((2, D, H, W))), None, KEEP)
+    with pytest.raises(InputError, match="the scan has 2 channels, the study names 1; export the sequences"):
+        prepare(replace(scan(), array=np.zeros((D, H, W, 2))), None, KEEP)
+    with pytest.raises(InputError, match="1 × 2 × 5 × 29 × 23, not slices × rows × columns"):
+        prepare(replace(scan(), array=np.zeros((1, 2, D, H, W))), None, KEEP)
 
 
 def test_a_mask_of_another_shape_is_refused() -> None:

@@ -85,10 +85,11 @@ def names(folder: Path) -> list[str]:
 def test_slices_are_those_that_preparing_gives(scans: Path, tmp_path: Path) -> None:
     cases = cases_of(scans)
     cache = build(tmp_path, cases)
-    assert cache.images.shape == cache.masks.shape == (15, 19, 23)
-    assert isinstance(cache.images, np.memmap)
-    assert isinstance(cache.masks, np.memmap)
-    assert (cache.fingerprint, cache.classes) == (PLAN.fingerprint(), 3)
+    assert cache.images.shape == (15, 1, 19, 23)
+    assert cache.masks.shape == (15, 19, 23)
+    assert isinstance(cache.stack, np.memmap)
+    assert isinstance(cache.outlines, np.memmap)
+    assert (cache.plan, cache.classes) == (PLAN, 3)
     for case, cached in zip(cases, cache.cases, strict=True):
         prepared = prepare(case.read_image(), case.read_mask(), PLAN, classes=3)
         assert_array_equal(cache.images[cached.start : cached.stop], prepared.images)
@@ -101,7 +102,7 @@ def test_every_slice_knows_its_case_and_whether_it_has_a_mask(scans: Path, tmp_p
     cache = build(tmp_path, cases_of(scans))
     assert_array_equal(cache.case_index, np.repeat([0, 1, 2], DEPTHS))
     assert_array_equal(cache.labelled, np.repeat([True, False, True], DEPTHS))
-    assert_array_equal((cache.masks == 255).all((1, 2)), ~cache.labelled)
+    assert_array_equal((cache.outlines == 255).all((1, 2)), ~cache.labelled)
     assert [case.labelled for case in cache.cases] == [True, False, True]
 
 
@@ -215,7 +216,7 @@ def test_another_plan_or_choice_of_cases_makes_another_cache(scans: Path, tmp_pa
         cases = [cases[0].without_mask(), *cases[1:]]
     again = SliceCache.build(cases, plan, tmp_path / "cache", classes=classes)
     assert again.stamp != first.stamp
-    assert again.fingerprint == plan.fingerprint()
+    assert again.plan == plan
     assert [case.id for case in again.cases] == [case.id for case in cases]
     assert [case.labelled for case in again.cases] == [case.labelled for case in cases]
 
@@ -401,7 +402,7 @@ def test_the_index_is_readable_without_our_code(scans: Path, tmp_path: Path) -> 
     index = json.loads((tmp_path / "cache" / "index.json").read_text())
     images: NDArray[np.float16] = np.load(tmp_path / "cache" / "images.npy")
     assert [case["stop"] - case["start"] for case in index["cases"]] == list(DEPTHS)
-    assert images.shape == (15, 19, 23)
+    assert images.shape == (15, 1, 19, 23)
     assert replace(CachedCase.from_json(index["cases"][0]), start=0) == CachedCase.from_json(index["cases"][0])
 
 

@@ -70,6 +70,28 @@ def test_an_encoder_for_a_network_without_one_is_refused() -> None:
         CliRunner().invoke(APP, ["enet", "--encoder", "resnet18"], catch_exceptions=False)
 
 
+def test_a_network_of_volumes_is_counted_at_its_own_size() -> None:
+    (vnet,) = as_json("vnet", "--classes", "3")
+    assert (vnet["parameters"], vnet["dims"], vnet["size"]) == (45_601_906, 3, [32, 32, 32])
+    assert vnet["taps"] == {"encoder": {"channels": 256, "stride": 16}, "decoder": {"channels": 32, "stride": 1}}
+    assert (vnet["paper_parameters"], vnet["title"], vnet["fixed_size"]) == (None, "V-Net", False)
+    other = row(spec("dynunet"), 8, {"width": 8}, size=(16, 32, 48))
+    assert (other["size"], other["options"], other["title"]) == ((16, 32, 48), {"width": 8}, spec("dynunet").title)
+
+
+def test_slices_and_volumes_have_a_table_each_within_80_columns() -> None:
+    rows = [row(spec(name), 2, {}) for name in ("espnet", "vit-autoencoder", "dynunet")]
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(table(rows))
+    shown = console.export_text()
+    for words in ("One slice of 1×384×384, 2 classes", "One patch, 2 classes; * takes that size alone", "1×32×32×32*"):
+        assert words in shown
+    for figure in ("88,969,490", "768/16, 16/4", "5,686,754", "256/16, 16/1"):
+        assert figure in shown
+    console.print(table(rows[:1]))
+    assert "One patch" not in console.export_text()
+
+
 def test_help_teaches_by_example() -> None:
     answer = CliRunner().invoke(APP, ["--help"])
     assert "preceptor models enet --classes 4" in answer.stdout

@@ -1,4 +1,4 @@
-"""One contract, run over every registered network and over small teachers on two encoders."""
+"""One contract, run over every network of slices and over small teachers on two encoders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from models.knowledge import enlarged
 N, C, H, W = 3, 5, 32, 48
 ENCODERS = ("", "resnet18", "tu-mobilenetv3_small_050")
 VARIANTS = [
-    (name, encoder) for encoder in ENCODERS for name in models.names() if not encoder or models.spec(name).with_encoder
+    (name, encoder)
+    for encoder in ENCODERS
+    for name in models.names(dims=2)
+    if not encoder or models.spec(name).with_encoder
 ]
 # (channels, stride) of the encoder's and of the decoder's tap; section "taps" of docs/models.md.
 TAPS = {

@@ -12,10 +12,18 @@ from imaging.errors import InputError
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_every_network_has_one_role() -> None:
-    assert models.names("student") == ["espnet", "enet", "mobilenetv2"]
-    assert models.names("teacher") == ["unet", "pspnet", "fcn", "deeplabv3plus", "resnext101"]
-    assert models.names() == models.names("student") + models.names("teacher")
+def test_every_network_of_slices_has_one_role() -> None:
+    assert models.names("student", dims=2) == ["espnet", "enet", "mobilenetv2"]
+    assert models.names("teacher", dims=2) == ["unet", "pspnet", "fcn", "deeplabv3plus", "resnext101"]
+    assert models.names(dims=2) == models.names("student", dims=2) + models.names("teacher", dims=2)
+
+
+def test_networks_of_volumes_are_students_and_teachers() -> None:
+    volumes = models.names(dims=3)
+    assert volumes == models.names("student", dims=3) == models.names("teacher", dims=3) == models.names("either")
+    assert {"unetr", "dynunet", "vnet", "swin-unetr", "swin-unetr-v2", "unetr++", "segmamba"} < set(volumes)
+    assert models.names("student") == [*models.names("student", dims=2), *volumes]
+    assert models.names() == [*models.names(dims=2), *volumes]
 
 
 def test_a_spec_tells_what_is_known_without_building() -> None:

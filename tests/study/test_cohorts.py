@@ -59,7 +59,7 @@ def test_sources_are_joined_under_ids_of_their_own(study: Study, run_folder: Pat
 
 def test_slices_are_split_by_patient_and_unlabelled_ones_train(study: Study, run_folder: Path) -> None:
     cache = lead_slices(study, run_folder)
-    assert cache.images.shape == (sum(range(4, 9)) + sum(range(3, 7)), 16, 24)
+    assert cache.images.shape == (sum(range(4, 9)) + sum(range(3, 7)), 1, 16, 24)
     assert cache.folder == run_folder / "student"
     parts = lead_split(study, cache)
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(len(cache.images)))
@@ -97,7 +97,7 @@ def test_a_shard_holds_its_slices_and_survives_the_wire(study: Study, run_folder
         assert shard.index == index
         assert_array_equal(shard.slice_ids, ids)
         for row, number in enumerate(ids):
-            assert_array_equal(shard.images[row, 0], cache.images[number])
+            assert_array_equal(shard.images[row], cache.images[number])
             assert_array_equal(shard.masks[row], cache.masks[number])
             assert (shard.masks[row] == NO_MASK).all() == (not cache.labelled[number])
 

@@ -93,7 +93,7 @@ def test_a_site_and_the_student_have_no_patient_in_common(read: Callable[..., St
         ("sites.0.name", "../north", "sites no. 1.name: use lower-case letters"),
         ("sites.1.name", "north", "two sites share a name: north, north"),
         ("teacher.model", "deeplabv3", "teacher.model: no teacher is called `deeplabv3`, did you mean `deeplabv3plus`"),
-        ("teacher.model", "enet", "teacher.model: no teacher is called `enet`, did you mean `unet`? There are: "),
+        ("teacher.model", "enet", "teacher.model: no teacher is called `enet`, did you mean `vnet`? There are: "),
         ("sites.0.model", "fnc", "sites no. 1.model: no teacher is called `fnc`, did you mean `fcn`?"),
         ("student.model", "enett", "student.model: no student is called `enett`, did you mean `enet`?"),
         ("teacher.options", {"backbone": "x"}, "teacher: network `fcn` has no option `backbone`; its options: encod"),

@@ -1,0 +1,171 @@
+"""Patches of volumes through the same store, schemes, export and prediction as slices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+import models
+from distill.answered import open_rounds
+from distill.batches import plain
+from distill.export import export
+from distill.job import run_job
+from distill.predict import predict
+from distill.schemes import scheme_class
+from distill.sources import LiveTeachers
+from imaging.errors import InputError
+from models.knowledge import attention_map, region_contrast
+from study.cohorts import lead_slices
+from study.plan import Study
+from study.run import create_or_resume
+from tests.distill.conftest import MadeRun
+
+PATCH = (16, 16, 32)
+TEACHERS = ("north", "east")
+FLOAT16 = {"atol": 4e-3, "rtol": 2e-3}
+"""Two steps of float16: batches of other sizes differ in their last bits."""
+
+
+def write_ball(folder: Path, patient: int, generator: np.random.Generator) -> None:
+    """One patient's two-channel scan of 19 × 24 × 36 voxels and its mask: a ball with a core, on noise."""
+    shape = (19, 24, 36)
+    middle = generator.uniform(0.45, 0.55, 3) * shape
+    away = np.linalg.norm(np.indices(shape) - middle[:, None, None, None], axis=0)
+    mask = (away < 8).astype(np.uint8) + (away < 4)
+    both = np.stack([300 + 100 * (mask > 0), 200 + 80 * (mask > 1)], axis=3) + generator.normal(0, 30, (*shape, 2))
+    for name, array in (("image", both.astype(np.float32)), ("mask", mask.astype(np.uint8))):
+        axes = (2, 1, 0, 3)[: array.ndim]
+        nib.save(
+            nib.Nifti1Image(array.transpose(axes), np.diag([-1.0, -1, 2, 1])), folder / f"p{patient}_{name}.nii.gz"
+        )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> MadeRun:
+    """A run whose two sites' 3-D teachers, untrained, have answered about a volumetric student's patches."""
+    scans, folder = tmp_path_factory.mktemp("volumes"), tmp_path_factory.mktemp("volume-run")
+    generator = np.random.default_rng(3)
+    for patient in range(5):
+        write_ball(scans, patient, generator)
+    study = Study.model_validate({
+        "name": "volumes",
+        "task": {"modality": "MR", "classes": ["background", "shell", "core"], "channels": ["t1", "t2"]},
+        "preprocess": {"size": (32, 48), "patch": PATCH, "normalise": "min-max"},
+        "augment": {"elastic": 0.5},
+        "sites": [{"name": name} for name in TEACHERS],
+        "teacher": {"model": "dynunet", "options": {"width": 4}},
+        "student": {"model": "dynunet", "options": {"width": 4}, "sources": [{"folder": scans, "masks": 4}]},
+        "distill": {"steps": 3, "batch": 2, "validate_every": 2, "threads": 1, "lr": 0.003, "schedule": "cosine"},
+        "federation": {"shard_slices": 5},
+    })  # fmt: skip
+    torch.manual_seed(1)
+    networks: dict[str, nn.Module] = {
+        name: models.create("dynunet", 2, 3, size=PATCH, width=4).eval() for name in TEACHERS
+    }
+    create_or_resume(folder, study)
+    run = MadeRun(folder, study, lead_slices(study, folder), networks)
+    torch.set_num_threads(1)
+    for site in TEACHERS:
+        run.answer(site)
+    return run
+
+
+def test_stored_and_live_teachers_say_the_same_of_patches(made: MadeRun) -> None:
+    needs = scheme_class("amtkd")(nn.Identity(), made.study.distill, 3).needs
+    (stored,) = open_rounds(made.study, made.folder, made.slices, needs)
+    live = LiveTeachers(made.teachers, made.slices, classes=3)
+    ids = np.array([0, 4, 7])
+    for one, other in zip((plain(made.slices, stored, ids),), (plain(made.slices, live, ids),), strict=True):
+        assert one.images.shape == (3, 2, *PATCH)
+        assert one.teachers is not None
+        assert other.teachers is not None
+        assert one.teachers.logits.shape == (3, 2, 3, *PATCH)
+        assert_close(one.teachers.logits, other.teachers.logits, **FLOAT16)
+        for told, also in zip(one.teachers.told, other.teachers.told, strict=True):
+            assert told.keys() == also.keys() == {
+                f"{kind}/{tap}" for kind in ("attention", "contrast", "valid") for tap in ("encoder", "decoder")
+            }  # fmt: skip
+            for name, array in told.items():
+                assert_close(array, also[name], **FLOAT16)
+
+
+@pytest.mark.parametrize("scheme", ["supervised", "amtkd", "consensus", "kd", "dsd"])
+def test_a_student_of_volumes_is_trained_and_the_same_again(scheme: str, made: MadeRun) -> None:
+    card = run_job(made.study, made.folder, scheme)
+    again = run_job(made.study, made.folder, scheme, label=f"{scheme}-again")
+    assert card.weights_hash == again.weights_hash
+    assert card.channels == ["t1", "t2"]
+    assert card.val_dice is not None
+
+
+def test_a_student_of_volumes_reads_a_whole_scan_in_both_its_forms(made: MadeRun, tmp_path: Path) -> None:
+    run_job(made.study, made.folder, "supervised")
+    folder = made.folder / "distill" / "supervised"
+    scan = next(Path(made.study.student.sources[0].folder).glob("p0_image*"))  # type: ignore[union-attr]
+    found = predict(scan, folder)
+    assert found.labels.shape == (19, 24, 36)
+    done = export(folder, tmp_path)
+    assert done.figures["ONNX"].dice == pytest.approx(done.figures["PyTorch"].dice, abs=1e-3)
+    assert (predict(scan, tmp_path / "student.onnx").labels == found.labels).mean() > 0.999
+    one_channel = tmp_path / "one.nii.gz"
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).random((36, 24, 19), np.float32), np.eye(4)), one_channel)
+    with pytest.raises(InputError, match="1 channel in the file, and the study names 2"):
+        predict(one_channel, folder)
+
+
+@pytest.mark.parametrize("scheme", ["skd", "cirkd"])
+def test_a_scheme_for_slices_is_refused_by_name(scheme: str, made: MadeRun) -> None:
+    with pytest.raises(InputError, match=f"scheme `{scheme}` is for slices, and the study has patches"):
+        run_job(made.study, made.folder, scheme)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"preprocess": {"size": (32, 48), "patch": (16, 20, 32)}},
+            r"is no multiple of 16.*\[16, 16, 32\] or \[16, 32, 32\] would",
+        ),
+        (
+            {"preprocess": {"size": (32, 48)}},
+            "`dynunet` reads patches of volumes; name their size by `preprocess.patch`",
+        ),
+        ({"student": {"model": "enet"}}, "`enet` reads slices; leave `preprocess.patch` out, or name"),
+        ({"task": {"regions": {"whole": ["shell", "cor"]}}}, "no class is called `cor`, did you mean `core`"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused_by_name(
+    change: dict[str, dict[str, object]], words: str, made: MadeRun
+) -> None:
+    content = made.study.model_dump(mode="json")
+    for table, values in change.items():
+        content[table] = (content[table] if table != "preprocess" else {}) | values
+        if values.get("model") == "enet":
+            content[table]["options"] = {}
+    with pytest.raises(ValueError, match=words):
+        Study.model_validate(content)
+
+
+# Contents of patches
+
+
+def brute_contrast(features: Tensor, mask: Tensor, classes: int) -> Tensor:
+    """Cosines between the classes' mean features on a grid as fine as the mask, one patch, pair by pair."""
+    means = [features[:, mask == label].mean(1) for label in range(classes)]
+    pairs = [(a, b) for a in range(classes) for b in range(a + 1, classes)]
+    return torch.stack([torch.cosine_similarity(means[a], means[b], dim=0) for a, b in pairs])
+
+
+def test_what_is_told_of_a_patch_has_its_depth() -> None:
+    features, masks = torch.randn(2, 5, 3, 7, 11), torch.randint(3, (2, 3, 7, 11))
+    assert_close(attention_map(features), features.abs().sum(1))
+    contrast, valid = region_contrast(features, masks, 3)
+    assert valid.all()
+    for n in range(2):
+        assert_close(contrast[n], brute_contrast(features[n], masks[n], 3))

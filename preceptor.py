@@ -19,10 +19,10 @@ from distill.predict_command import predict_command
 from distill.replay_command import replay_command
 from imaging.commands import phantom_command
 from imaging.errors import InputError
-from models.commands import models_command
 from server.commands import simulate_command
 from server.compare_command import compare_command
 from study.commands import study_command
+from study.models_command import models_command
 
 app = typer.Typer(
     name="preceptor",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -28,7 +29,7 @@ from tests.distill.conftest import MadeRun
 
 PATCH = (16, 16, 32)
 TEACHERS = ("north", "east")
-FLOAT16 = {"atol": 4e-3, "rtol": 2e-3}
+FLOAT16: Any = {"atol": 4e-3, "rtol": 2e-3}
 """Two steps of float16: batches of other sizes differ in their last bits."""
 
 

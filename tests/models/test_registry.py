@@ -37,7 +37,7 @@ def test_a_spec_tells_what_is_known_without_building() -> None:
     "code",
     [
         "import models; models.names(); models.spec('fcn')",
-        "import models.commands",
+        "import models.listing",
         "import models\ntry: models.create('nonet')\nexcept Exception: pass",
     ],
 )

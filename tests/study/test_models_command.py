@@ -10,8 +10,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from imaging.errors import InputError
-from models.commands import models_command, row, table
+from models.listing import row, table
 from models.registry import spec
+from study.models_command import models_command
 
 APP = typer.Typer()
 APP.command("models")(models_command)
@@ -95,3 +96,24 @@ def test_slices_and_volumes_have_a_table_each_within_80_columns() -> None:
 def test_help_teaches_by_example() -> None:
     answer = CliRunner().invoke(APP, ["--help"])
     assert "preceptor models enet --classes 4" in answer.stdout
+
+
+@pytest.mark.parametrize(("name", "added"), [("vnet", 3_393), ("dynunet", 1_815)])
+def test_what_dsd_adds_in_training_stands_beside_what_stays(name: str, added: int) -> None:
+    (found,) = as_json(name, "--classes", "3", "--scheme", "dsd")
+    assert found["parameters"] == {"vnet": 45_601_906, "dynunet": 5_686_771}[name]
+    assert found["training_only_parameters"] == added
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["enet", "--scheme", "dsd"], "`enet` has no U for DSD to attach to"),
+        (["dynunet", "--scheme", "dds"], "no scheme is called `dds`, did you mean `dsd`"),
+        (["dynunet", "--option", "width"], "`--option width` is no option; write it as"),
+        (["dynunet", "--option", "width=9000"], "option `width` of network `dynunet` cannot be 9000"),
+    ],
+)
+def test_what_cannot_be_counted_is_refused_by_name(arguments: list[str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        CliRunner().invoke(APP, arguments, catch_exceptions=False)

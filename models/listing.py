@@ -1,48 +1,15 @@
-"""`preceptor models`: the networks and what they cost."""
+"""The networks and what they cost, as `preceptor models` prints them."""
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 
 from models.entry import Spec
-from models.registry import create, names, spec
-
-
-def models_command(
-    name: Annotated[str | None, typer.Argument(help="One network; all of them when left out.")] = None,
-    classes: Annotated[int, typer.Option(min=1, max=255, help="Classes, background included.")] = 2,
-    encoder: Annotated[
-        str | None, typer.Option(help="Encoder of segmentation-models-pytorch for the networks that take one.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
-) -> None:
-    """List the networks: parameters, FLOPs and where their taps lie.
-
-    Networks of slices are counted at 1×384×384, beside the paper's Table 2; networks of volumes at one patch of the
-    size in the table, which some of them are built for.
-
-    preceptor models
-
-    preceptor models enet --classes 4
-
-    preceptor models --encoder resnet18 --json
-
-    preceptor models vnet --classes 3 --json
-    """
-    chosen = [spec(name)] if name else [entry for entry in map(spec, names()) if entry.with_encoder or not encoder]
-    options: dict[str, str | int] = {"encoder": encoder} if encoder else {}
-    with Console(stderr=True).status("Counting parameters and FLOPs"):
-        rows = [row(entry, classes, options) for entry in chosen]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-    else:
-        Console().print(table(rows))
+from models.registry import create
 
 
 def row(
@@ -57,7 +24,7 @@ def row(
 
     The paper's figures are null where classes, channels, size or an option make it another network.
     """
-    from models.cost import cost
+    from models.cost import cost  # noqa: PLC0415 (torch, not before a network is wanted)
 
     shape = size or entry.size
     counted = cost(create(entry.name, in_channels, classes, size=shape, **options), shape)

@@ -61,11 +61,17 @@ app.command("models")(models_command)
 app.command("schemes")(schemes_command)
 
 
+FOR_OTHER_ROOMS = {"schemes": schemes.names(), "fitting": schemes.fitting, "check": check_contents}
+"""What commands of rooms without distill must know of it."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; an InputError is one clear line on standard error and exit code 1."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations otherwise asks its server at import
     try:
-        app(arguments, obj={"schemes": schemes.names(), "check": check_contents})  # for rooms without distill
+        app(
+            arguments, obj={"schemes": schemes.names(), "fitting": schemes.fitting, "check": check_contents}
+        )  # for rooms without distill
     except InputError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)

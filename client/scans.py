@@ -18,6 +18,7 @@ from client.teacher import folder_of, students_of
 from imaging.atomic import write_text
 from imaging.cohort import Case, inspect, select, split
 from imaging.errors import InputError
+from imaging.label_file import check_names
 from imaging.slices import CachedCase, SliceCache
 from study.checkpoint import begun
 from study.wire import Assignment
@@ -64,6 +65,7 @@ def open_scans(
     Raises: InputError when no case with a mask can be used, or the workspace holds all that the policy allows.
     """
     classes = len(assignment.task.classes)
+    check_names(config.data, assignment.task.classes, assignment.task.channels)
     found = inspect(config.data, classes=classes, channels=assignment.task.inputs)
     usable = [case for case in found.cases if _fits(case, assignment)]  # first, as the study lead's numbers count
     cases = [case for case in select(usable, config.patients, config.masks) if case.labelled]

@@ -22,6 +22,7 @@ from imaging.errors import InputError
 from study import learners
 from study.checkpoint import begun
 from study.draws import derived, generator
+from study.forecast import check_memory
 from study.prediction import case_dice
 from study.schedule import schedule
 from study.training import Outcome, Progress, TrainPlan, fit, weights_hash
@@ -125,6 +126,7 @@ class Course:
         steps, classes = plan.epochs * batches.steps, len(self.assignment.task.classes)
         torch.manual_seed(derived(batches.seed, "weights"))
         network = build(self.assignment, fresh=not begun(self.folder))
+        check_memory(network, self.assignment.preprocess.shape, plan.batch)
         learner = alone(network, self.assignment, steps)
         shipped = learner.shipped if learner else network
         outcome = fit(

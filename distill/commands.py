@@ -233,7 +233,7 @@ def check_contents(study: Study) -> None:
     from imaging.errors import InputError
 
     for name in study.distill.students:
-        schemes.check_shape(study.distill.of(name).scheme, study.preprocess)
+        schemes.check_fits(study.distill.of(name).scheme, study.student_of(name), study.preprocess)
     rows = {row["name"]: row["contents"] for row in scheme_rows(study.distill)}
     for name in study.distill.students:
         if lacking := [content for content in rows[name] if content not in study.answers.contents]:

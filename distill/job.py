@@ -34,6 +34,7 @@ from imaging.slices import CachedCase, SliceCache
 from study.averaging_table import TAKEN
 from study.cohorts import lead_slices, lead_split
 from study.draws import derived
+from study.forecast import check_memory
 from study.networks import build
 from study.plan import NAME, Study
 from study.prediction import case_dice
@@ -173,11 +174,14 @@ def prepared(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
 
 def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
     """Everything that a training needs, with a fresh student; InputError as in `run_job`."""
-    schemes.check_shape(scheme, study.preprocess)
+    schemes.check_fits(scheme, study.student, study.preprocess)
     slices = lead_slices(study, run_folder)
     parts = lead_split(study, slices)
     train, validation = parts["train"], cases_of(slices, parts["val"])
     learner = new_scheme(study, scheme, seed)
+    plan = study.distill
+    share = -(-plan.batch // (plan.devices * plan.nodes))
+    check_memory(learner.student, study.preprocess.shape, share, device_of(plan))
     rounds: tuple[StoredAnswers, ...] = ()
     if learner.needs.teachers != "none":
         rounds = open_rounds(study, run_folder, slices, learner.needs)

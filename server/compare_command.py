@@ -64,7 +64,7 @@ def compare_command(
 
     known = list(context.obj["schemes"])
     base = read_study(study)
-    chosen = students(base, schemes, reference, known=known, without=without or [])
+    chosen = students(base, schemes, reference, known=context.obj["fitting"](base), without=without or [])
     more = variants(base, reference, without=without or [], each_teacher=each_teacher, networks=_names(networks))
     plan = with_students(base, chosen, more, study)
     check_rooms(plan, schemes=known, phantoms=PROFILES)
@@ -80,7 +80,10 @@ def compare_command(
 
 
 def students(study: Study, listed: str, reference: str, *, without: list[str], known: Sequence[str] = ()) -> list[str]:
-    """Names of the schemes and variants that are compared: the reference, and those `listed`, or the study's."""
+    """Names of the schemes and variants that are compared: the reference, and those `listed`, or the study's.
+
+    `known` is what `all` stands for, beside the study's variants.
+    """
     plan = study.distill
     asked = [*known, *plan.variants] if listed == "all" else _names(listed) or plan.students
     beside = [plan.scheme] if without else []  # what the student without a teacher is to be seen beside

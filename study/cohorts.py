@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from imaging.cohort import Case, Inspection, Problem, inspect, select, split
 from imaging.errors import InputError
+from imaging.label_file import check_names
 from imaging.slices import SliceCache
 from study.plan import PhantomSource, Source, Study
 from study.run import Run
@@ -117,6 +118,7 @@ def _inspected(study: Study, index: int, source: Source, run_folder: Path) -> In
         writes = f"`preceptor simulate STUDY.toml --out {run_folder} --until scans` writes the phantoms"
         fix = writes if phantom else "mend `student.sources` in the study"
         raise InputError("the student's scans are missing", where=folder, fix=fix)
+    check_names(folder, study.task.classes, study.task.channels)
     inspection = inspect(folder, classes=study.classes, channels=study.task.inputs)
     usable = [case for case in inspection.cases if case.modality in ("", study.task.modality)]
     foreign = [_foreign(case, study.task.modality) for case in inspection.cases if case not in usable]

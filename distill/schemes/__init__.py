@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import models
 from imaging.errors import InputError
 from imaging.preprocess import Preprocess
-from study.plan import Distill, unknown
+from study.plan import Distill, Student, Study, unknown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,11 +47,28 @@ def check(name: str) -> None:
         raise InputError(unknown("scheme", name, names()), fix="`preceptor schemes` tells what each does")
 
 
-def check_shape(name: str, preprocess: Preprocess) -> None:
-    """InputError where the study has patches of volumes, and the scheme of that id takes slices only."""
+def check_fits(name: str, student: Student, preprocess: Preprocess) -> None:
+    """InputError where the scheme of that id cannot train the study's student: on patches, or for want of a U."""
+    why = _misfit(name, student, preprocess)
+    if why:
+        raise InputError(f"scheme `{name}` {why}", fix="leave it out, or change the study's student or patch")
+
+
+def fitting(study: Study) -> list[str]:
+    """Ids of the schemes that can train the study's student."""
+    return [name for name in names() if not _misfit(name, study.student, study.preprocess)]
+
+
+def _misfit(name: str, student: Student, preprocess: Preprocess) -> str:
+    """Why it cannot; "" where it can."""
     if preprocess.patch and not scheme_class(name).volumes:
-        fix = "leave it out; `preceptor schemes --json` tells which take patches"
-        raise InputError(f"scheme `{name}` is for slices, and the study has patches of volumes", fix=fix)
+        return "is for slices, and the study has patches of volumes"
+    build = models.spec(student.model).build_with(student.options)
+    if name in ("dsd", "missu") and not build.stages:
+        return f"attaches to a U, and `{student.model}` has none"
+    if name == "mod" and not build.bottom:
+        return f"matches tokens of a network's deepest features, which `{student.model}` does not state"
+    return ""
 
 
 def scheme_class(name: str) -> type[Scheme]:

@@ -122,7 +122,7 @@ def test_a_student_of_volumes_reads_a_whole_scan_in_both_its_forms(made: MadeRun
 
 @pytest.mark.parametrize("scheme", ["skd", "cirkd"])
 def test_a_scheme_for_slices_is_refused_by_name(scheme: str, made: MadeRun) -> None:
-    with pytest.raises(InputError, match=f"scheme `{scheme}` is for slices, and the study has patches"):
+    with pytest.raises(InputError, match=f"scheme `{scheme}` is for slices, and the study has patches of volumes"):
         run_job(made.study, made.folder, scheme)
 
 

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+
+import models
+from imaging.errors import InputError
+from study import forecast
+from study.forecast import check_memory, memory_of
+
+
+def test_a_patch_beyond_memory_is_refused_with_the_batch_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = models.create("dynunet", 1, 3, size=(32, 32, 32), width=4)
+    monkeypatch.setattr(forecast, "memory_of", lambda device: 2 * 2**30)
+    check_memory(network, (32, 32, 32), 2)
+    words = (
+        "a step of 16 × 128 × 128 × 128 through `dynunet` needs 7.8 GiB, and there are 2.0 GiB; a batch of 4 would fit"
+    )
+    with pytest.raises(InputError, match=words):
+        check_memory(network, (128, 128, 128), 16)
+    with pytest.raises(InputError, match=r"choose a smaller `preprocess.patch`"):
+        check_memory(network, (256, 256, 256), 2)
+
+
+def test_this_machine_says_what_it_has() -> None:
+    there = memory_of("cpu")
+    assert there is not None
+    assert 2**30 < there < 2**50

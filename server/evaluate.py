@@ -67,7 +67,10 @@ def reply_path(folder: Path, label: str, site: str) -> Path:
 
 
 class Evaluation:
-    """Sends each student to each site that has a teacher, unless that site has evaluated the same weights before."""
+    """Sends each student to each site that has a teacher, unless that site has evaluated the same weights before.
+
+    In a study without teachers, to every site.
+    """
 
     name = "evaluate"
     window = 2
@@ -78,9 +81,10 @@ class Evaluation:
             raise InputError(
                 "holds no distilled student", where=run.folder, fix=f"run `preceptor distill {run.folder}`"
             )
-        teaching = [site.name for site in study.sites if read_card(run.folder, site.name)]
-        self.sites = [site for site in teaching if self._left(site)]
-        self.settled = len(teaching) - len(self.sites)
+        asked = bool(study.answers.contents)
+        able = [site.name for site in study.sites if not asked or read_card(run.folder, site.name)]
+        self.sites = [site for site in able if self._left(site)]
+        self.settled = len(able) - len(self.sites)
 
     def _left(self, site: str) -> list[Candidate]:
         return [student for student in self.students if not evaluated(self.run.folder, student, site)]

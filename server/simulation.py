@@ -98,7 +98,7 @@ class Simulation:
         self.run.event("cohort-written", owner=cohort.owner, profile=cohort.source.phantom, cases=cohort.source.cases)
 
     def train(self, number: int) -> None:
-        if Training(self.study, self.run, number).sites:
+        if self.study.answers.contents and Training(self.study, self.run, number).sites:
             self.federation.conduct("train", number)
 
     def collect(self, number: int) -> None:
@@ -150,6 +150,8 @@ class Simulation:
     def cross(self) -> None:
         """Every teacher, and every student of one site alone, at every site: a simulation can read all of them."""
         table, cards = self.run.folder / "cross.json", [card_path(self.run.folder, site) for site in self._teachers()]
+        if not cards:
+            return
         alone = self._alone()
         learned = [*cards, *([state_path(self.run.folder, LOCAL)] if alone else [])]
         if table.exists() and table.stat().st_mtime >= max(path.stat().st_mtime for path in learned):

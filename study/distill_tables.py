@@ -11,7 +11,7 @@ from study.keys import faults
 from study.mod_table import Mod
 from study.schedule import Schedule
 from study.table import Plan
-from study.tables import Name, Split, StudentName
+from study.tables import Name, Options, Split, StudentName
 
 COMMON = ("split", "compare", "variants")
 """Keys that a variant cannot have: `split` decides which slices the sites are asked about."""
@@ -188,7 +188,9 @@ class Distill(Plan):
     scheme: str = "consensus"
     """The scheme whose student is shipped; `preceptor schemes` lists them."""
     network: StudentName | None = None
-    """For variants: the student's network where it is not `[student]`'s, without options."""
+    """For variants: the student's network where it is not `[student]`'s."""
+    network_options: Options = Field(default_factory=dict)
+    """For variants that name a `network`: its options."""
     compare: list[str] = Field(default_factory=lambda: ["supervised", "mono-teacher", "uniform", "amtkd"])
     """Schemes trained beside it, for the report."""
     steps: int = Field(4000, ge=1, le=10_000_000)

@@ -15,7 +15,7 @@ PUBLISHED_LOGS = {"mod_weight": 0.001}
 
 
 class Mod(Plan):
-    """`[distill.mod]`: the student beside a moving average of itself, on masked views of its own scans (Pang et al.).
+    """A network beside a moving average of itself, on masked views of its own scans (Pang et al.).
 
     What the paper leaves open is iBOT's (Zhou et al. 2022), whose way it follows; what that has not either is ours.
     """

@@ -82,6 +82,7 @@ class Study(Plan):
                 raise ValueError("`distill.without` leaves no teacher; leave one, or learn by `supervised`")
         if self.distill.network is not None:
             raise ValueError("`distill.network` is for variants; name the study's own by `student.model`")
+        self._check_splits()
         if self.federation.min_sites > len(names):
             raise ValueError(
                 f"`federation.min_sites` is {self.federation.min_sites} but the study has {len(names)} sites"
@@ -98,6 +99,12 @@ class Study(Plan):
             check_options(network.model, network.options)
             _check_size(network, self.preprocess)
         return self
+
+    def _check_splits(self) -> None:
+        if self.answers.contents and not self.teacher.split[0]:
+            raise ValueError("`teacher.split` leaves no patient to train on; that is for sites that only evaluate")
+        if not self.distill.split[0]:
+            raise ValueError("`distill.split` leaves no patient to train on")
 
     @property
     def classes(self) -> int:
@@ -118,8 +125,10 @@ class Study(Plan):
 
     def student_of(self, name: str) -> Student:
         """The network of the student of that name: `[student]`'s, or the one that a variant puts in its place."""
-        network = self.distill.of(name).network
-        return self.student if network is None else self.student.model_copy(update={"model": network, "options": {}})
+        plan = self.distill.of(name)
+        if plan.network is None:
+            return self.student
+        return self.student.model_copy(update={"model": plan.network, "options": plan.network_options})
 
     def varied(self, variant: str) -> Self:
         """The study as if the student of that name were its only one; InputError where it has no such variant."""

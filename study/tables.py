@@ -24,7 +24,7 @@ Options = dict[str, str | int]
 
 
 def _shares(shares: tuple[float, float, float]) -> tuple[float, float, float]:
-    if not abs(sum(shares) - 1) < 1e-6 or min(shares) < 0 or shares[0] == 0:
+    if not abs(sum(shares) - 1) < 1e-6 or min(shares) < 0:
         raise ValueError("holds three shares of patients that add up to 1, such as [0.7, 0.1, 0.2]")
     return shares
 
@@ -40,7 +40,7 @@ def _student(name: str) -> str:
 TeacherName = Annotated[str, AfterValidator(_teacher)]
 StudentName = Annotated[str, AfterValidator(_student)]
 Split = Annotated[tuple[float, float, float], AfterValidator(_shares)]
-"""Shares of patients for training, validation and test; the first is not 0."""
+"""Shares of patients for training, validation and test."""
 
 
 class Task(Plan):
@@ -221,8 +221,9 @@ class Encoding(Plan):
 class Asked(Encoding):
     """`[answers]`: what the sites are asked to say of the student's slices, and how it travels."""
 
-    contents: list[Content] = Field(default_factory=lambda: list(DEFAULT), min_length=1)
-    """`preceptor schemes` tells which a scheme needs; what is added later is asked for later, and nothing twice."""
+    contents: list[Content] = Field(default_factory=lambda: list(DEFAULT))
+    """`preceptor schemes` tells which a scheme needs; what is added later is asked for later, and nothing twice. None
+    at all: no teacher is trained, and sites only evaluate students that learn from masks alone."""
 
     views: int = Field(0, ge=0, le=1000)
     """Seeded variations of each training slice (by `[augment]`) that are asked about beside it. The student then learns

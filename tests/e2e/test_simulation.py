@@ -122,6 +122,7 @@ def check_comparison(run: Path) -> None:
 def test_a_study_killed_while_it_trains_collects_and_distils_ends_as_one_that_never_was(
     start: Callable[..., Simulation],
 ) -> None:
+    unbroken = start(folder="unbroken")  # beside the other: both wait much of their time
     for folder, kind in ((".", "taught"), (".", "collected"), ("distill/amtkd", "step")):
         kill(start(), folder, kind)
     last = start()
@@ -143,7 +144,6 @@ def test_a_study_killed_while_it_trains_collects_and_distils_ends_as_one_that_ne
     assert len(of(again.run, "federation-started")) == starts, "nothing is left that would need the sites"
     assert again.left_running() == []
 
-    unbroken = start(folder="unbroken")
     assert unbroken.end() == 0, unbroken.said
     assert hashes(unbroken.run) == hashes(last.run), "the same bits"
     check_comparison(last.run)

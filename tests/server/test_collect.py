@@ -63,7 +63,7 @@ def test_a_shard_carries_the_slices_and_masks_of_the_lead(trained: Make) -> None
     bench.conduct("collect")
     cache = lead_slices(bench.study, bench.run.folder)
     shard = Shard.unpack(bench.desks["hospital-b"].asked[1][1])
-    np.testing.assert_array_equal(shard.images[:, 0], cache.images[shard.slice_ids])
+    np.testing.assert_array_equal(shard.images, cache.images[shard.slice_ids])
     np.testing.assert_array_equal(shard.masks, cache.masks[shard.slice_ids])
     assert shard.assignment.teacher == bench.study.teacher_of("hospital-b")
 

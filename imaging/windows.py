@@ -56,7 +56,7 @@ def blended(
 ) -> NDArray[np.float32]:
     """Logits (D, C, H, W) of a stack (D, c, H, W): the mean of all patches' where they overlap, 0 beyond them all.
 
-    `network` gives logits (n, C, *patch) for images (n, c, *patch). Departs: none; a plain mean as in DSD's code.
+    `network` gives logits (n, C, *patch) for images (n, c, *patch). Source of the plain mean: DSD's code.
     """
     summed, count = None, np.zeros((stack.shape[0], 1, *stack.shape[2:]), np.float32)
     spots = list(places(origins, patch))

@@ -22,8 +22,11 @@ install: .venv/.ready
 simulate: .venv/.ready
 	@$(BIN)/preceptor simulate $(STUDY) $(OPTIONS)
 
+## The end-to-end tests wait for most of their time, so the others run meanwhile; what they say comes last.
 test: .venv/.ready
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest tests/e2e > .venv/e2e.txt 2>&1 & e2e=$$!; trap 'kill $$e2e' INT TERM; \
+	$(BIN)/python -m pytest --ignore=tests/e2e; rest=$$?; \
+	wait $$e2e; ends=$$?; cat .venv/e2e.txt; exit $$((rest ? rest : ends))
 
 lint: .venv/.ready
 	@$(BIN)/ruff check .

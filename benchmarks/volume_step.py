@@ -32,12 +32,11 @@ from client.training import TrainSlices
 from imaging.cohort import inspect
 from imaging.slices import SliceCache
 from study.learners import Learner, Shown, create
-from study.learners.plain import Plain
+from study.mod_table import SMALL_HEADS
 from study.plan import Study, Teacher, read_study
 
 CLASSES, BATCH = 3, 2
 STUDY = Path(__file__).parents[1] / "studies" / "hippocampus-alone.toml"
-SMALL_HEADS = [1024, 256, 64]
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,8 @@ def learners_of(setting: Setting) -> dict[str, tuple[Learner, str]]:
         torch.manual_seed(0)
         return models.create(setting.model, 1, CLASSES, size=size, **setting.options)
 
-    found: dict[str, tuple[Learner, str]] = {"plain": (Plain(network()), "plain")}
+    basic = Teacher.model_validate({"dsd": {"variant": "basic"}})
+    found = {"plain": (create("dsd", network(), basic, shown, steps=100), "plain")}
     found["dsd"] = create("dsd", network(), Teacher(), shown, steps=100), "plain"
     if setting.mod:
         bare = Teacher.model_validate({"mod": {"tokenizer": False, "predictor": False}})

@@ -180,8 +180,9 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
     train, validation = parts["train"], cases_of(slices, parts["val"])
     learner = new_scheme(study, scheme, seed)
     plan = study.distill
-    share = -(-plan.batch // (plan.devices * plan.nodes))
-    check_memory(learner.student, study.preprocess.shape, share, device_of(plan))
+    if plan.precision == "32":  # what is foretold is in 32 bits
+        share = plan.batch // (plan.devices * plan.nodes)
+        check_memory(learner.student, study.preprocess.shape, share, device_of(plan))
     rounds: tuple[StoredAnswers, ...] = ()
     if learner.needs.teachers != "none":
         rounds = open_rounds(study, run_folder, slices, learner.needs)

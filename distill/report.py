@@ -70,9 +70,7 @@ def _content(run: Path, study: Study) -> dict[str, Any]:
         "warnings": [*_warnings(run), *_student_warnings(run, study.distill.scheme, cases)],
         "students": [Row(s, _across(cases[s], sites), s == study.distill.scheme) for s in schemes],
         "students_figure": figures.dots(_dice(cases), xlabel="Dice", title="Every test case") if schemes else "",
-        "by_class": [
-            {"name": s, "cells": class_means(cases[s].values(), list(study.task.structures))} for s in schemes
-        ],
+        "by_class": [{"name": s, "cells": class_means(cases[s].values(), structures)} for s in schemes],
         "tested": {site: max((len(c.get(site, [])) for c in cases.values()), default=0) for site in sites},
         "cross": _cross(run, sites),
         "cards": cards,

@@ -10,8 +10,6 @@ from study.table import Plan
 
 SMALL_HEADS = (1024, 256, 64)
 """Heads for a CPU: 180 800 parameters at 128 channels, where iBOT's 8192, 2048 and 256 have 7 082 240."""
-PUBLISHED_LOGS = {"mod_weight": 0.001}
-"""What the authors' published logs were trained with, in place of the paper's values."""
 
 
 class Mod(Plan):

@@ -74,14 +74,6 @@ def patches_of(images: Tensor, cell: int) -> Tensor:
     return cut.permute(0, *axes, 1, *(axis + 1 for axis in axes)).reshape(N, math.prod(size) // cell ** len(size), -1)
 
 
-def images_of(patches: Tensor, cell: int, size: tuple[int, ...]) -> Tensor:
-    """What `patches_of` cut, together again: (N, T, c · cell^dims) -> (N, c, *size)."""
-    dims = len(size)
-    cut = patches.reshape(len(patches), *(side // cell for side in size), -1, *dims * (cell,))
-    back = (part for axis in range(1, dims + 1) for part in (axis, axis + dims + 1))
-    return cut.permute(0, dims + 1, *back).reshape(len(patches), -1, *size)
-
-
 def tokens_of(features: Tensor) -> Tensor:
     """A feature map (N, c, *grid) as tokens (N, T, c), in the order of `patches_of`."""
     return features.flatten(2).transpose(1, 2)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import models
+from client.teacher import Teacher
+from distill import schemes
 from distill.answered import open_rounds
 from distill.batches import plain
 from distill.export import export
@@ -21,16 +23,23 @@ from distill.predict import predict
 from distill.schemes import scheme_class
 from distill.sources import LiveTeachers
 from imaging.errors import InputError
+from models.contents import CONTENTS
 from models.knowledge import attention_map, region_contrast
-from study.cohorts import lead_slices
+from study.answers import Answers
+from study.cohorts import assignment, lead_slices, make_shard
+from study.encoding import decoded
+from study.learners import ALONE
 from study.plan import Study
 from study.prediction import load_student
 from study.run import create_or_resume
 from study.training import Progress
+from study.views import numbered, pictures
+from study.wire import Shard
 from tests.distill.conftest import MadeRun
 
 PATCH = (16, 16, 32)
 TEACHERS = ("north", "east")
+TAUGHT = [name for name in schemes.names() if scheme_class(name).volumes and name not in ALONE]
 FLOAT16: Any = {"atol": 4e-3, "rtol": 2e-3}
 """Two steps of float16: batches of other sizes differ in their last bits."""
 
@@ -62,10 +71,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> MadeRun:
         "preprocess": {"size": (32, 48), "patch": PATCH, "normalise": "min-max"},
         "augment": {"elastic": 0.5},
         "sites": [{"name": name} for name in TEACHERS],
+        "answers": {"contents": list(CONTENTS)},
         "teacher": {"model": "dynunet", "options": {"width": 4}},
         "student": {"model": "dynunet", "options": {"width": 4}, "sources": [{"folder": scans, "masks": 4}]},
         "distill": {
             "steps": 3, "batch": 2, "validate_every": 2, "threads": 1, "lr": 0.003, "schedule": "cosine",
+            "ca_mkd": {"hints": 1.0}, "amtml_kd": {"hints": 1.0},
             "mod": {"stage": "E4", "heads": (16, 8, 8), "ship": "teacher", "ema": 0.5},
         },
         "federation": {"shard_slices": 5},
@@ -101,7 +112,7 @@ def test_stored_and_live_teachers_say_the_same_of_patches(made: MadeRun) -> None
                 assert_close(array, also[name], **FLOAT16)
 
 
-@pytest.mark.parametrize("scheme", ["supervised", "amtkd", "consensus"])
+@pytest.mark.parametrize("scheme", TAUGHT)
 def test_a_student_of_volumes_is_trained_and_the_same_again(scheme: str, made: MadeRun) -> None:
     card = run_job(made.study, made.folder, scheme)
     again = run_job(made.study, made.folder, scheme, label=f"{scheme}-again")
@@ -140,6 +151,40 @@ def test_what_teaches_a_network_beside_its_masks_survives_an_interruption(scheme
     bare = models.create("dynunet", 2, 3, size=PATCH, width=4)
     assert card.parameters == sum(weight.numel() for weight in bare.parameters())
     assert set(network.state_dict()) == set(bare.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("encoding", "apart"),
+    [
+        ({"grid": "half"}, 0.5),
+        ({"precision": "uint8"}, 0.02),
+        ({"precision": "4bit"}, 0.3),
+        ({"precision": "uint8", "grid": "half"}, 0.5),
+    ],
+)
+def test_logits_of_patches_travel_in_fewer_bits_and_on_coarser_grids(
+    encoding: dict[str, str], apart: float, made: MadeRun
+) -> None:
+    study = Study.model_validate(made.study.model_dump() | {"answers": {"contents": ["logits"], **encoding}})
+    asks = assignment(study, "north")
+    shard = make_shard(asks, made.slices, 0, np.arange(3), ["logits"])
+    body = Teacher("north", asks, made.teachers["north"], "weights").answer(shard).pack()
+    answers = Answers.unpack(body, shard)
+    with torch.no_grad():
+        whole = made.teachers["north"](torch.from_numpy(shard.images).float()).numpy()
+    found = decoded(answers.arrays, asks.encoding, size=PATCH, ends=None)["logits"].astype(np.float32)
+    assert found.shape == whole.shape == (3, 3, *PATCH)
+    assert np.abs(found - whole).mean() < apart * whole.std()
+
+
+def test_patches_are_varied_alike_at_the_site_and_centrally(made: MadeRun) -> None:
+    numbers = numbered(made.slices, np.array([1, 3]), 1)
+    images, masks = pictures(made.slices, numbers, seed=made.study.seed, augment=made.study.augment)
+    shard = make_shard(assignment(made.study, "north"), made.slices, 0, numbers, ["logits"])
+    seen, outlines = Shard.unpack(shard.pack()).pictures()
+    np.testing.assert_array_equal(seen, images)
+    np.testing.assert_array_equal(outlines, masks)
+    assert not np.array_equal(images, made.slices.images[np.array([1, 3])])
 
 
 @pytest.mark.parametrize("scheme", ["skd", "cirkd"])

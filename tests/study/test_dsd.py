@@ -20,9 +20,9 @@ from study.dsd_table import Dsd as Table
 from study.dsd_table import Missu as MissuTable
 from study.learners.base import Learner
 from study.learners.dsd import Dsd
+from study.learners.dsd_terms import Target, dce
 from study.learners.feature_l2 import FeatureL2
 from study.learners.missu import Missu
-from study.learners.plain import Plain
 from study.learners.stages import channels_of
 
 SIZE = (16, 16, 32)
@@ -220,16 +220,22 @@ def test_a_variant_has_the_heads_alone_that_its_terms_read(variant: str, heads: 
     assert [key for key in learner.state_dict() if key.startswith("l2")] == []
 
 
+def bare_loss(student: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
+    """Dice and cross-entropy of a network that nothing is attached to."""
+    logits = student(images)
+    return dce(logits, Target.of(masks, logits.shape[1]))
+
+
 def test_without_weights_it_is_the_plain_loss_bit_for_bit() -> None:
     seen, student = batch(16, 32), toy().train()
     gradients = []
     learners = [
-        Plain(student), wrapped(student, variant="basic"), wrapped(student, variant="ds", eta=0),
+        wrapped(student, variant="basic"), wrapped(student, variant="ds", eta=0),
         wrapped(student, eta=0, alpha_encoder=0, alpha_decoder=0),
     ]  # fmt: skip
-    for learner in learners:
+    for loss in (lambda *seen: {"y": bare_loss(student, *seen)}, *(learner.loss for learner in learners)):
         torch.manual_seed(3)  # dropout
-        terms = learner.loss(*seen)
+        terms = loss(*seen)
         assert list(terms) == ["y"]
         gradients.append(torch.autograd.grad(terms["y"], list(student.parameters())))
     assert count(learners[-1]) == count(student)
@@ -240,8 +246,9 @@ def test_without_weights_it_is_the_plain_loss_bit_for_bit() -> None:
 def test_the_plain_loss_needs_no_u() -> None:
     seen = batch(16, 32)
     student = models.create("espnet", 1, 3).eval()
-    assert_close(wrapped(student, variant="basic").loss(*seen), Plain(student).loss(*seen), rtol=0, atol=0)
-    assert Plain(student, squared=True).loss(*seen)["y"] != Plain(student).loss(*seen)["y"]
+    basic = wrapped(student, variant="basic").loss(*seen)
+    assert_close(basic, {"y": bare_loss(student, *seen)}, rtol=0, atol=0)
+    assert wrapped(student, variant="basic", squared_pred=True).loss(*seen)["y"] != basic["y"]
 
 
 def test_with_a_detached_teacher_the_deepest_encoder_head_learns_nothing() -> None:
@@ -299,7 +306,7 @@ def test_missu_teaches_encoder_stages_from_blocks_on_themselves() -> None:
     seen = batch(*SIZE)
     terms = learner.loss(*seen)
     assert list(terms) == ["y", "kl"]
-    assert_close(terms["y"], Plain(student).loss(*seen)["y"], rtol=0, atol=0)
+    assert_close(terms["y"], bare_loss(student, *seen), rtol=0, atol=0)
     with models.tap(student, ["input_block"]) as features:
         student(seen[0])
     stage = features["input_block"]

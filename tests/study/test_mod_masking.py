@@ -13,13 +13,20 @@ from study.learners.masking import (
     hidden_cells,
     hidden_count,
     hidden_voxels,
-    images_of,
     patches_of,
     random_mask,
     tokens_of,
 )
 from study.learners.views import Shades, blurred, contrasted, draw
 from study.mod_table import Mod
+
+
+def images_of(patches: Tensor, cell: int, size: tuple[int, ...]) -> Tensor:
+    """What `patches_of` cut, together again: (N, T, c · cell^dims) -> (N, c, *size)."""
+    dims = len(size)
+    cut = patches.reshape(len(patches), *(side // cell for side in size), -1, *dims * (cell,))
+    back = (part for axis in range(1, dims + 1) for part in (axis, axis + dims + 1))
+    return cut.permute(0, dims + 1, *back).reshape(len(patches), -1, *size)
 
 
 def agreement(masks: Tensor) -> float:

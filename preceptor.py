@@ -17,7 +17,7 @@ from distill.commands import check_contents, distill_command, report_command, sc
 from distill.export_command import export_command
 from distill.predict_command import predict_command
 from distill.replay_command import replay_command
-from imaging.commands import phantom_command
+from imaging.commands import phantom_command, rescan_command
 from imaging.errors import InputError
 from server.commands import simulate_command
 from server.compare_command import compare_command
@@ -47,6 +47,7 @@ app.command("simulate")(simulate_command)
 app.command("compare")(compare_command)
 app.command("tables")(tables_command)
 app.command("phantom")(phantom_command)
+app.command("rescan")(rescan_command)
 app.add_typer(site_app, name="site")
 app.command("answer")(answer_command)
 app.command("distill")(distill_command)

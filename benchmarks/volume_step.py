@@ -144,7 +144,7 @@ def cache_of(study: Study, folder: Path) -> SliceCache:
     mask = (away < 1).astype(np.uint8)
     mask[:, 25:][mask[:, 25:] > 0] = 2
     for number in range(10):
-        image = (300 + 100 * mask + generator.normal(0, 40, shape)).astype(np.float32)
+        image = (300 + 100.0 * mask + generator.normal(0, 40, shape)).astype(np.float32)
         for name, array in (("", image), ("_seg", mask)):
             nib.save(nib.Nifti1Image(array.T, np.diag([-1.0, -1, 1, 1])), folder / f"case{number}{name}.nii.gz")
     cases = inspect(folder, classes=CLASSES).cases

@@ -11,9 +11,9 @@ import numpy as np
 
 from distill import report_figures as figures
 from distill.comparison import EVALUATE, ByRun, Difference, Trainings, differences, ranks, run_figures
+from distill.records import phantoms_of, rescanned_of
 from distill.report_tables import SHOWN, of_how_many
 from imaging.atomic import write_text
-from study.plan import PhantomSource
 from study.run import MIXTURE, read_study_of
 from study.spread import mean_sd
 
@@ -73,11 +73,12 @@ def write(trainings: Trainings, reference: str, folder: Path) -> Path:
 
 def _head(trainings: Trainings) -> str:
     study = read_study_of(trainings.runs[0])
-    made_up = any(isinstance(site.source, PhantomSource) for site in study.sites)
+    made_up = ", phantoms (synthetic scans)" if phantoms_of(study) else ""
+    made_up += ", real scans with simulated scanners" if rescanned_of(study) else ""
     missing, runs = ", ".join(trainings.missing), len(trainings.runs)
     absent = f" Not trained or not evaluated in every run, and so left out: {missing}; {EVALUATE}." if missing else ""
     return (
-        f"**{study.name}**{', phantoms (synthetic scans)' if made_up else ''}: {runs} run{'s' * (runs > 1)}, "
+        f"**{study.name}**{made_up}: {runs} run{'s' * (runs > 1)}, "
         f"{len(trainings.strata())} evaluations at {len(study.sites)} sites in all (a real patient can come in several "
         f"runs), student {' and '.join(dict.fromkeys(trainings.networks.values()))}.{absent}"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from imaging.errors import InputError
 from imaging.lock import Lock
-from study.plan import PhantomSource, Study
+from study.plan import Study
 from study.run import create_or_resume, make_folder
 
 STORE, LEAD = "store", "lead"
@@ -15,7 +15,7 @@ STORE, LEAD = "store", "lead"
 def begin(study: Study, answers: Path, folder: Path) -> None:
     """Make `folder` the study's run folder, which learns from `answers`: a run folder, or the store in one.
 
-    The store is linked to, not copied; so are the student's phantoms, where it has some. Everything else of the run
+    The store is linked to, not copied; so are the student's scans, where they were made. Everything else of the run
     that collected them is left alone.
 
     Raises: InputError where there are no answers, or `folder` belongs to another study or other answers.
@@ -24,11 +24,11 @@ def begin(study: Study, answers: Path, folder: Path) -> None:
     make_folder(folder)
     with Lock(folder / ".answers.lock"):  # several processes may begin at once
         links = {STORE: store}
-        if any(isinstance(source, PhantomSource) for source in study.student.sources):
+        if any(source.made for source in study.student.sources):
             links[LEAD] = store.parent / LEAD
         if LEAD in links and not links[LEAD].is_dir():
             fix = f"`preceptor simulate STUDY.toml --out {store.parent} --until scans` writes those of that run's study"
-            raise InputError("there are no phantoms beside these answers", where=store.parent, fix=fix)
+            raise InputError("the scans made for the student are not beside these answers", where=store.parent, fix=fix)
         for name, target in links.items():
             _check(folder / name, target)  # before study.json is written anew
         create_or_resume(folder, study)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as pack_tensors
+from torch import nn
 
 from distill import schemes
 from distill.answered import open_rounds
@@ -180,6 +181,7 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
     train, validation = parts["train"], cases_of(slices, parts["val"])
     learner = new_scheme(study, scheme, seed)
     plan = study.distill
+    begun = begin_with(learner.student, run_folder, study.distill.start) if study.distill.start else ""
     if plan.precision == "32":  # what is foretold is in 32 bits
         share = plan.batch // (plan.devices * plan.nodes)
         check_memory(learner.student, study.preprocess.shape, share, device_of(plan))
@@ -207,6 +209,7 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
         views=study.answers.views if rounds else 0,
         device=device_of(study.distill),
         record=learner.needs.record,
+        begun=begun,
     )
     known = [proven(slices, one, train) for one in rounds] if learner.needs.record else rounds
     return Job(scheme, learner, slices, train, validation, tuple(known), seed, origin)
@@ -232,6 +235,24 @@ def new_scheme(study: Study, scheme: str, seed: int) -> Scheme:
         torch.manual_seed(derived(seed, "student"))
         student = build(study.student.model, study.student.options, study.task, study.preprocess, fresh=True)
         return schemes.create(scheme, student, study.distill, study.classes, study.task.unions)
+
+
+def begin_with(student: nn.Module, run_folder: Path, label: str) -> str:
+    """Give it the weights of the finished student `label` of that run, and their hash back.
+
+    Raises: InputError where there is none, or it is another network.
+    """
+    folder = run_folder / "distill" / label
+    card = _finished(folder)
+    if card is None:
+        fix = f"train it first, such as by `preceptor distill {run_folder} --scheme {label}`"
+        raise InputError(f"the student `{label}` that this one begins with is not there", where=folder, fix=fix)
+    try:
+        student.load_state_dict(load_file(folder / WEIGHTS))
+    except RuntimeError as error:  # of other names or shapes
+        fix = "name the same network and options for both"
+        raise InputError(f"the student `{label}` that this one begins with is another network", fix=fix) from error
+    return card.weights_hash
 
 
 def train_plan(scheme: Scheme, seed: int, identity: str) -> TrainPlan:

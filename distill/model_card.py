@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import models
 from distill.export import FILES, TOLERANCE, Export
 from distill.predict import COARSEST
-from distill.records import evaluations, phantoms_of
+from distill.records import evaluations, phantoms_of, rescanned_of
 from distill.report_tables import cell, pooled
 from imaging.atomic import write_text
 from models.cost import cost
@@ -47,6 +47,7 @@ def _content(done: Export) -> dict[str, Any]:
     return {
         "card": done.card,
         "phantoms": phantoms_of(done.study),
+        "rescanned": rescanned_of(done.study),
         "coarsest": f"{COARSEST * done.card.pixel_mm:.3g}" if done.card.pixel_mm else "",
         "files": [_file(done, form) for form in FILES],
         "part": done.part,

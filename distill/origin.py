@@ -36,6 +36,8 @@ class Origin(BaseModel):
     """`cpu` or `cuda`."""
     record: bool = False
     """Whether the teachers' record on the outlined slices is heard."""
+    begun: str = ""
+    """Hash of the weights of another student that it began with."""
 
     def settle(self, folder: Path) -> None:
         """Make `folder` this training's. One of the same settings from other slices or answers is put aside, where
@@ -68,7 +70,8 @@ class Origin(BaseModel):
 
     def digest(self) -> str:
         """What a training begins with, as text that does not depend on the order of keys."""
-        without = {"later"} if self.record else {"later", "record"}  # a training of before there was one goes on
+        # trainings of before there was a record or a beginning go on
+        without = {"later", *(key for key in ("record", "begun") if not getattr(self, key))}
         return json.dumps(self.model_dump(mode="json", exclude=without), sort_keys=True)
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from imaging.errors import InputError
-from study.plan import PhantomSource, Study
+from study.plan import FolderSource, PhantomSource, Study
 from study.student import read_card
 from study.wire import Card, CaseMetrics, EvaluateReply, Header
 
@@ -48,10 +48,19 @@ def crossed(run: Path) -> dict[str, dict[str, list[CaseMetrics]]]:
 
 def phantoms_of(study: Study) -> str:
     """Which scans are synthetic; empty when none is."""
-    sites = [site.name for site in study.sites if isinstance(site.source, PhantomSource)]
-    lead = any(isinstance(source, PhantomSource) for source in study.student.sources)
+    return _made(study, PhantomSource, "Phantoms")
+
+
+def rescanned_of(study: Study) -> str:
+    """On which real scans another scanner is simulated; empty when on none."""
+    return _made(study, FolderSource, "Real scans, another scanner simulated on them")
+
+
+def _made(study: Study, kind: type[PhantomSource] | type[FolderSource], heading: str) -> str:
+    sites = [site.name for site in study.sites if isinstance(site.source, kind) and site.source.made]
+    lead = any(isinstance(source, kind) and source.made for source in study.student.sources)
     who = ([f"the scans of {', '.join(sites)}"] if sites else []) + (["the student's scans"] if lead else [])
-    return f"Phantoms: {' and '.join(who)}." if who else ""
+    return f"{heading}: {' and '.join(who)}." if who else ""
 
 
 def record(path: Path, kind: type[H]) -> H:

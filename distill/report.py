@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from numpy.typing import NDArray
 
 from distill import report_figures as figures
-from distill.records import cards_of, crossed, distilled, evaluations, phantoms_of, whole_json
+from distill.records import cards_of, crossed, distilled, evaluations, phantoms_of, rescanned_of, whole_json
 from distill.report_cost import costs
 from distill.report_tables import Cell, cell, class_means, mean_over_sites, pooled
 from imaging.atomic import write_text
@@ -67,6 +67,7 @@ def _content(run: Path, study: Study) -> dict[str, Any]:
         "sites": sites,
         "classes": structures,
         "phantoms": phantoms_of(study),
+        "rescanned": rescanned_of(study),
         "warnings": [*_warnings(run), *_student_warnings(run, study.distill.scheme, cases)],
         "students": [Row(s, _across(cases[s], sites), s == study.distill.scheme) for s in schemes],
         "students_figure": figures.dots(_dice(cases), xlabel="Dice", title="Every test case") if schemes else "",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from imaging.atomic import replacing, write_text
+from imaging.atomic import replacing
 from imaging.errors import InputError
-from imaging.phantom_files import SYNTHETIC, write_dicom, write_nifti
+from imaging.phantom_files import SYNTHETIC, claim, write_dicom, write_nifti
 from imaging.phantom_profiles import ALL, Profile, Scan
 from imaging.volume import Volume
 
@@ -80,22 +78,11 @@ def _write(folder: Path, phantom: Phantom, form: Format) -> None:
 
 
 def _claim(folder: Path, manifest: dict[str, Any], cases: int) -> None:
-    """See that the folder is ours to write, clear what a kill left half-written, and write the manifest."""
-    fix = "name another folder, or empty this one"
-    path = folder / MANIFEST
-    if folder.exists() and not folder.is_dir():
-        raise InputError("is no folder", where=folder, fix=fix)
-    if path.exists():
-        if json.loads(path.read_text()) != manifest:
-            raise InputError("holds another phantom cohort", where=folder, fix=fix)
-    elif folder.exists() and any(folder.iterdir()):
-        raise InputError("holds files that are no phantom cohort", where=folder, fix=fix)
-    for half in folder.glob(".case-*.tmp"):
-        shutil.rmtree(half)
+    claim(folder, MANIFEST, manifest)
     there = len(list(folder.glob("case-*")))
     if there > cases:
+        fix = "name another folder, or empty this one"
         raise InputError(f"holds {there} cases, {cases} were asked for", where=folder, fix=fix)
-    write_text(path, json.dumps(manifest, indent=1) + "\n")
 
 
 def _affine(scan: Scan) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

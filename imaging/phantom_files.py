@@ -1,4 +1,4 @@
-"""A phantom as a hospital would store it: a DICOM series with a DICOM SEG, or a pair of NIfTI files.
+"""Made scans as a hospital would store them: a DICOM series with a DICOM SEG, or a pair of NIfTI files.
 
 Everything in the files follows from the case (UIDs too, of the form 2.25.<number>), and each says that it is synthetic.
 """
@@ -6,6 +6,8 @@ Everything in the files follows from the case (UIDs too, of the form 2.25.<numbe
 from __future__ import annotations
 
 import gzip
+import json
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
+from imaging.atomic import write_text
+from imaging.errors import InputError
 from imaging.volume import Volume
 
 DATE, TIME = "20240101", "120000"
@@ -32,10 +36,29 @@ def uid(*parts: object) -> str:
     return f"2.25.{uuid.uuid5(ROOT, '/'.join(str(part) for part in parts)).int}"
 
 
-def write_nifti(folder: Path, image: Volume, mask: Volume, *, note: str) -> None:
-    """`image.nii.gz` and `mask.nii.gz` in a new folder."""
+def claim(folder: Path, name: str, manifest: dict[str, Any]) -> None:
+    """See that a folder is ours to write scans in, clear what a kill left half-written, and write its manifest.
+
+    Raises: InputError where it holds something else, or scans of another manifest.
+    """
+    fix = "name another folder, or empty this one"
+    path = folder / name
+    if folder.exists() and not folder.is_dir():
+        raise InputError("is no folder", where=folder, fix=fix)
+    if path.exists():
+        if json.loads(path.read_text()) != manifest:
+            raise InputError("holds scans that were made otherwise", where=folder, fix=fix)
+    elif folder.exists() and any(folder.iterdir()):
+        raise InputError("holds files that were not made here", where=folder, fix=fix)
+    for half in filter(Path.is_dir, folder.glob(".*.tmp")):
+        shutil.rmtree(half)
+    write_text(path, json.dumps(manifest, indent=1) + "\n")
+
+
+def write_nifti(folder: Path, image: Volume, mask: Volume | None, *, note: str) -> None:
+    """`image.nii.gz`, and `mask.nii.gz` where there is one, in a new folder."""
     folder.mkdir(parents=True)
-    for name, volume in (("image", image), ("mask", mask)):
+    for name, volume in (("image", image), *([("mask", mask)] if mask else [])):
         affine = volume.affine[:, [2, 1, 0, 3]]  # NIfTI counts columns first
         nifti = nib.Nifti1Image(volume.array.transpose(2, 1, 0), affine)
         nifti.header.set_xyzt_units("mm")

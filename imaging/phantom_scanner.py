@@ -87,7 +87,7 @@ def acquire_ct(rng: np.random.Generator, hu: Array, grid: Grid, scanner: CtScann
 
 def _blurred(image: Array, fwhm_mm: float, grid: Grid) -> Array:
     """The image after an in-plane Gaussian; slices stay apart."""
-    for axis in (1, 2):
+    for axis in (1, 2) if fwhm_mm else ():
         image = gaussian_filter1d(
             image, fwhm_mm / FWHM / grid.spacing_mm[axis], axis=axis, mode="nearest", truncate=3.0
         )

@@ -1,4 +1,4 @@
-"""What a simulation puts on disk before anybody starts: cohorts of phantoms, and each hospital's site.toml."""
+"""What a simulation puts on disk before anybody starts: cohorts that it makes, and each hospital's site.toml."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from server.deployment import environment
 from server.processes import Command
 from study.cohorts import lead_folder
 from study.draws import derived
-from study.plan import FolderSource, PhantomSource, Study
+from study.plan import FolderSource, PhantomSource, Source, Study
 
 THREADS = 4
 """At most, for a site's training: more of them hardly help a small network."""
@@ -28,10 +28,10 @@ THREADS = 4
 
 @dataclass(frozen=True)
 class Cohort:
-    """Phantoms of one source, written once; `note` beside their folder says that all of them are there."""
+    """Scans that one source makes, written once; `note` beside their folder says that all of them are there."""
 
     owner: str
-    source: PhantomSource
+    source: Source
     folder: Path
     seed: int
 
@@ -44,7 +44,7 @@ class Cohort:
         return {**self.source.model_dump(mode="json", exclude={"masks"}), "seed": self.seed}
 
     def written(self) -> bool:
-        """Whether these very phantoms are there."""
+        """Whether these very scans are there."""
         return self.note.exists() and json.loads(self.note.read_text(encoding="utf-8")) == self.content
 
     def mark(self) -> None:
@@ -53,28 +53,40 @@ class Cohort:
 
     def cases_there(self) -> int:
         """How many cases are whole by now."""
-        return len(list(self.folder.glob("case-*")))
+        return len([*self.folder.glob("case-*"), *self.folder.glob("patient-*")])
 
     def command(self, log: Path) -> Command:
         """Write what is missing of them."""
         source = self.source
-        words = ["phantom", source.phantom, str(self.folder), "--cases", str(source.cases), "--seed", str(self.seed)]
-        name = f"writing {self.owner}'s phantoms"
-        return preceptor(name, *words, "--format", source.format, log=log)
+        if isinstance(source, PhantomSource):
+            words = [
+                "phantom",
+                source.phantom,
+                str(self.folder),
+                "--cases",
+                str(source.cases),
+                "--format",
+                source.format,
+            ]
+        else:
+            words = ["rescan", str(source.folder), str(self.folder), "--patients", *map(str, source.patients or ())]
+            for key, value in source.scanner or ():
+                words += [f"--{key.replace('_', '-')}", str(value)]
+        return preceptor(f"writing {self.owner}'s scans", *words, "--seed", str(self.seed), log=log)
 
 
 def cohorts(study: Study, run_folder: Path) -> list[Cohort]:
-    """Every cohort of phantoms of a study, the hospitals' and the study lead's, no two alike."""
+    """Every cohort that a study makes, the hospitals' and the study lead's, no two alike."""
     return list(_cohorts(study, run_folder))
 
 
 def _cohorts(study: Study, run_folder: Path) -> Iterator[Cohort]:
     for site in study.sites:
-        if isinstance(site.source, PhantomSource):
+        if site.source is not None and site.source.made:
             seed = derived(study.seed, "phantoms", "site", site.name) % 1_000_000
             yield Cohort(site.name, site.source, scans_folder(run_folder, site.name), seed)
     for index, source in enumerate(study.student.sources):
-        if isinstance(source, PhantomSource):
+        if source.made:
             seed = derived(study.seed, "phantoms", "lead", index) % 1_000_000
             yield Cohort("the study lead", source, lead_folder(index, source, run_folder), seed)
 
@@ -97,7 +109,9 @@ def write_site(study: Study, run_folder: Path, site: str, socket: Path) -> None:
     former = _former(folder / "site.toml")
     content: dict[str, Any] = {
         "name": site,
-        "data": str(source.folder) if isinstance(source, FolderSource) else scans_folder(run_folder, site).name,
+        "data": str(source.folder)
+        if isinstance(source, FolderSource) and not source.made
+        else scans_folder(run_folder, site).name,
         "workspace": "workspace",  # relative, as far as can be: a copied run folder is a run of its own
         "socket": str(socket),
         # as many as before, for a teacher is the same again only then; else a fair share of the cores
@@ -105,8 +119,8 @@ def write_site(study: Study, run_folder: Path, site: str, socket: Path) -> None:
     }
     if source.masks is not None:
         content["masks"] = source.masks
-    if isinstance(source, FolderSource) and source.patients is not None:
-        content["patients"] = list(source.patients)
+    if source.chosen is not None:
+        content["patients"] = list(source.chosen)
     content |= {key: former[key] for key in ("teacher", "keep_mib") if key in former}
     policy = dict(former.get("policy", {"downloads": True} if study.teacher_of(site).options.get("pretrained") else {}))
     if "release" not in policy and not set(study.answers.contents) <= set(DEFAULT):

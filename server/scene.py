@@ -106,7 +106,7 @@ class Scene:
         self._share_at_start = self.share()
 
     def _scanned(self) -> float:
-        cases = sum(cohort.source.cases for cohort in self.cohorts)
+        cases = sum(cohort.source.count for cohort in self.cohorts)
         return sum(cohort.cases_there() for cohort in self.cohorts) / max(1, cases)
 
     def _distilled(self) -> float:

@@ -83,10 +83,10 @@ class Simulation:
         return any(trained_on(self.study, self.run.folder, site.name, number) for site in self.study.sites)
 
     def scans(self) -> None:
-        """Phantoms are written, and whatever is wrong with anybody's scans is said before hours of training."""
+        """What is made is written, and whatever is wrong with anybody's scans is said before hours of training."""
         missing = [cohort for cohort in cohorts(self.study, self.run.folder) if not cohort.written()]
         if missing:
-            jobs = {cohort.command(self._log("phantoms")): cohort for cohort in missing}
+            jobs = {cohort.command(self._log("scans")): cohort for cohort in missing}
             with self._timed("scans"):
                 self.processes.complete(
                     list(jobs), tick=self.screen.tick, at_once=cores(), done=lambda job: self._written(jobs[job])
@@ -95,7 +95,7 @@ class Simulation:
 
     def _written(self, cohort: Cohort) -> None:
         cohort.mark()
-        self.run.event("cohort-written", owner=cohort.owner, profile=cohort.source.phantom, cases=cohort.source.cases)
+        self.run.event("cohort-written", owner=cohort.owner, profile=cohort.source.made, cases=cohort.cases_there())
 
     def train(self, number: int) -> None:
         if self.study.answers.contents and Training(self.study, self.run, number).sites:
@@ -116,13 +116,20 @@ class Simulation:
             raise InputError(what, fix=fix)
         failed: dict[str, InputError] = {}
         if missing := [label for label in students if not self._distilled(label)]:
-            jobs = {self._job(label): label for label in missing}
             with self._timed("distill"):
-                self._complete(jobs, failed)
+                for labels in self._in_order(missing):
+                    self._complete({self._job(label): label for label in labels}, failed)
         last = number == self.study.answers.rounds - 1
         if waiting := [label for label in students if last and label not in failed and not self._distilled(label)]:
             log = self._log(f"distill-{waiting[0]}")
             raise InputError(f"{waiting[0]} was not trained to its end", where=log, fix="see what its log says last")
+
+    def _in_order(self, labels: list[str]) -> Iterator[list[str]]:
+        """Those that may be trained side by side, after those whose weights they begin with."""
+        while labels:
+            later = [label for label in labels if self.study.distill.of(label).start in labels]
+            yield [label for label in labels if label not in later]
+            labels = later
 
     def _complete(self, jobs: dict[Command, str], failed: dict[str, InputError]) -> None:
         """Train these students; one that fails is told of and noted in `failed`, and costs the others nothing.

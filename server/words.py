@@ -8,7 +8,7 @@ from typing import Any
 Event = Mapping[str, Any]
 
 PARTS = {
-    "scans": "writing the phantoms' scans",
+    "scans": "writing scans",
     "train": "training the teachers",
     "collect": "collecting the teachers' answers",
     "distill": "distilling the students",
@@ -43,7 +43,7 @@ def _ended(event: Event) -> str:
 WORDS: dict[str, Callable[[Event], str]] = {
     "phase-started": _part,
     "phase-ended": _ended,
-    "cohort-written": lambda e: f"{e['owner']}: {e['cases']} phantoms written",
+    "cohort-written": lambda e: f"{e['owner']}: {e['cases']} patients written ({e['profile']})",
     "federation-started": lambda e: f"coordinator and sites are up after {duration(e['seconds'])}",
     "site-joined": lambda e: f"{e['site']}: connected",
     "site-left-out": lambda e: f"{e['site']}: LEFT OUT: {e['cause']}; {e['remedy']}",

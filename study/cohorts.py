@@ -25,9 +25,9 @@ Part = Literal["train", "val", "test"]
 
 
 def lead_folder(index: int, source: Source, run_folder: Path) -> Path:
-    """Where the scans of the student's source number `index` lie; phantoms are written into the run folder."""
-    if isinstance(source, PhantomSource):
-        return run_folder / "lead" / f"{index}-{source.phantom}"
+    """Where the scans of the student's source number `index` lie; what is made is written into the run folder."""
+    if isinstance(source, PhantomSource) or source.made:
+        return run_folder / "lead" / f"{index}-{source.made}"
     return source.folder
 
 
@@ -114,17 +114,15 @@ def make_shard(assignment: Assignment, cache: SliceCache, index: int, ids: Ids, 
 def _inspected(study: Study, index: int, source: Source, run_folder: Path) -> Inspection:
     folder = lead_folder(index, source, run_folder)
     if not folder.is_dir():
-        phantom = isinstance(source, PhantomSource)
-        writes = f"`preceptor simulate STUDY.toml --out {run_folder} --until scans` writes the phantoms"
-        fix = writes if phantom else "mend `student.sources` in the study"
+        writes = f"`preceptor simulate STUDY.toml --out {run_folder} --until scans` writes them"
+        fix = writes if source.made else "mend `student.sources` in the study"
         raise InputError("the student's scans are missing", where=folder, fix=fix)
     check_names(folder, study.task.classes, study.task.channels)
     inspection = inspect(folder, classes=study.classes, channels=study.task.inputs)
     usable = [case for case in inspection.cases if case.modality in ("", study.task.modality)]
     foreign = [_foreign(case, study.task.modality) for case in inspection.cases if case not in usable]
-    patients = None if isinstance(source, PhantomSource) else source.patients
     try:
-        cases = select(usable, patients, source.masks)
+        cases = select(usable, source.chosen, source.masks)
     except InputError as error:
         raise InputError(error.what, where=folder, fix=error.fix) from error
     if len(study.student.sources) > 1:

@@ -191,6 +191,9 @@ class Distill(Plan):
     """For variants: the student's network where it is not `[student]`'s."""
     network_options: Options = Field(default_factory=dict)
     """For variants that name a `network`: its options."""
+    start: Name | None = None
+    """Student of the same run whose weights this one begins with, trained before it; `probe` judges that one's
+    features. For variants, such as `mod-probe = { scheme = "probe", start = "mod" }`."""
     compare: list[str] = Field(default_factory=lambda: ["supervised", "mono-teacher", "uniform", "amtkd"])
     """Schemes trained beside it, for the report."""
     steps: int = Field(4000, ge=1, le=10_000_000)
@@ -268,7 +271,19 @@ class Distill(Plan):
             raise ValueError("`precision` 16-mixed needs a GPU; bf16-mixed works on the CPU too")
         for name in self.variants:
             self.of(name)
+        for name in self.students:
+            self._check_start(name)
         return self
+
+    def _check_start(self, name: str) -> None:
+        passed = [name]
+        while (start := self.of(passed[-1]).start) is not None and start in self.students:
+            if start in passed:
+                raise ValueError(f"`start` leads in a circle: {', '.join([*passed, start])}")
+            passed.append(start)
+
+    def _started(self, name: str) -> dict[str, None]:
+        return {"start": None} if self.start == name else {}  # nobody begins with itself
 
     @property
     def students(self) -> list[str]:
@@ -281,10 +296,10 @@ class Distill(Plan):
         Raises: ValueError where a variant's values do not fit.
         """
         if name not in self.variants:
-            return self.model_copy(update={"scheme": name, "variants": {}})
+            return self.model_copy(update={"scheme": name, "variants": {}} | self._started(name))
         if common := [key for key in COMMON if key in self.variants[name]]:
             raise ValueError(f"`variants.{name}.{common[0]}` cannot differ: it is the same for all students of a study")
-        mine = self.model_dump(mode="json") | {"variants": {}}
+        mine = self.model_dump(mode="json") | {"variants": {}} | self._started(name)
         try:
             return self.strictly(_merged(mine, self.variants[name]))
         except ValidationError as error:

@@ -94,11 +94,18 @@ class Study(Plan):
         if (self.preprocess.normalise == "window") != (self.task.modality == "CT"):
             wanted = "window" if self.task.modality == "CT" else "percentile-zscore"
             raise ValueError(f'{self.task.modality} needs `normalise = "{wanted}"` in `[preprocess]`')
+        self._check_scanners()
         networks: list[Student | Teacher] = [*map(self.student_of, self.distill.students), *map(self.teacher_of, names)]
         for network in networks:
             check_options(network.model, network.options)
             _check_size(network, self.preprocess)
         return self
+
+    def _check_scanners(self) -> None:
+        sources = [site.source for site in self.sites] + list(self.student.sources)
+        simulated = any(isinstance(source, FolderSource) and source.scanner for source in sources)
+        if simulated and (self.task.modality, self.task.inputs) != ("MR", 1):
+            raise ValueError("`scanner` simulates one sequence of MR; leave it out")
 
     def _check_splits(self) -> None:
         if self.answers.contents and not self.teacher.split[0]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
@@ -99,12 +99,34 @@ class PhantomSource(Plan):
     """Only the first so many patients keep their masks; all when absent."""
     format: Literal["nifti", "dicom"] = "nifti"
     """NIfTI pairs, or a DICOM series with a DICOM SEG for each patient."""
+    chosen: ClassVar[None] = None
+
+    @property
+    def made(self) -> str:
+        return self.phantom
+
+    @property
+    def count(self) -> int:
+        return self.cases
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.masks is not None and self.masks > self.cases:
             raise ValueError(f"`masks` is {self.masks}, and there are {self.cases} cases")
         return self
+
+
+class Scanner(Plan):
+    """`scanner = { blur_mm = 2.0, noise = 0.05 }`: another scanner simulated on real MR scans (`preceptor rescan`)."""
+
+    gamma: float = Field(1.0, ge=0.1, le=10)
+    """Contrast: each signal, 0 to 1 of the brightest, to this power."""
+    shading: float = Field(0.0, ge=0, le=2)
+    """Deviation of a slow bias field (log scale)."""
+    blur_mm: float = Field(0.0, ge=0, le=20)
+    """Width at half maximum of an in-plane blur."""
+    noise: float = Field(0.0, ge=0, le=1)
+    """Deviation of the noise, of the brightest signal."""
 
 
 class FolderSource(Plan):
@@ -116,11 +138,30 @@ class FolderSource(Plan):
     """Only patients from the first number up to, not including, the second, in the order of their ids."""
     masks: int | None = Field(None, ge=0)
     """Only the first so many of these patients keep their masks; the other masks are never read."""
+    scanner: Scanner | None = None
+    """Another scanner simulated on these scans: files of its own are written, and the folder stays as it is."""
+
+    @property
+    def made(self) -> str:
+        """What the files that a simulation writes of this source are called; "" where it reads them as they lie."""
+        return "rescanned" if self.scanner else ""
+
+    @property
+    def count(self) -> int:
+        """Patients that are written, where `made`."""
+        return self.patients[1] - self.patients[0] if self.patients else 0
+
+    @property
+    def chosen(self) -> tuple[int, int] | None:
+        """`patients`, as far as they are not chosen when the files are written."""
+        return None if self.made else self.patients
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.patients is not None and not 0 <= self.patients[0] < self.patients[1]:
             raise ValueError(f"`patients` is {list(self.patients)}; write the first number and one above the last")
+        if self.scanner and self.patients is None:
+            raise ValueError("`scanner` writes scans anew; say of whom by `patients`, such as `patients = [0, 24]`")
         return self
 
 

@@ -32,6 +32,7 @@ SCHEMES = {
     "dsd": "distill.schemes.alone:Dsd",
     "missu": "distill.schemes.alone:Missu",
     "mod": "distill.schemes.alone:Mod",
+    "probe": "distill.schemes.alone:Probe",
 }
 """Id -> module and class; loaded when asked for, since they import torch."""
 

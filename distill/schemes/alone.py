@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from distill.schemes.base import Batch, Needs, Scheme
+from imaging.errors import InputError
 from study import learners
 from study.learners import Alone, Learner, Shown
 from study.plan import Distill
@@ -39,8 +40,11 @@ class ByItself(Scheme):
 
     def adapt(self, sample: Batch) -> None:
         channels, *size = sample.images.shape[1:]
-        shown = Shown(tuple(size), channels, self.classes, self.unions)
-        self.learner = learners.create(self.kind, self.student, self.plan, shown, steps=self.plan.steps)
+        self.learner = self.learner_for(Shown(tuple(size), channels, self.classes, self.unions))
+
+    def learner_for(self, shown: Shown) -> Learner:
+        """What is trained, for slices or patches of that kind."""
+        return learners.create(self.kind, self.student, self.plan, shown, steps=self.plan.steps)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         return self.made.loss(batch.images[batch.labelled], batch.masks[batch.labelled].long())
@@ -66,3 +70,18 @@ class Mod(ByItself):
     """Online self-distillation and self-modelling on masked views (Pang et al. 2024)."""
 
     kind = "mod"
+
+
+class Probe(ByItself):
+    """Linear probing: a new output layer on the features of a student that is trained (MOD, section IV-E, Table III).
+
+    Raises: InputError without `distill.start`, which names that student.
+    """
+
+    def learner_for(self, shown: Shown) -> Learner:
+        if self.plan.start is None:
+            fix = 'name it, such as by `--set start=mod`, or in a variant: `{ scheme = "probe", start = "mod" }`'
+            raise InputError("`probe` judges the features of a student that is trained, and none is named", fix=fix)
+        return learners.Probe(
+            self.student, classes=shown.classes, size=shown.size, in_channels=shown.channels, regions=shown.regions
+        )

@@ -13,9 +13,10 @@ from study.learners.base import Learner
 from study.learners.dsd import Dsd
 from study.learners.missu import Missu
 from study.learners.mod import Mod
+from study.learners.probe import Probe
 from study.mod_table import Mod as ModTable
 
-__all__ = ["ALONE", "Alone", "Learner", "Shown", "Tables", "create"]
+__all__ = ["ALONE", "Alone", "Learner", "Probe", "Shown", "Tables", "create"]
 
 Alone = Literal["dsd", "missu", "mod"]
 ALONE: tuple[Alone, ...] = get_args(Alone)

@@ -47,7 +47,7 @@ MakeRun = Callable[..., "MadeRun"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("name", [name for name in schemes.names() if name not in ALONE])
+@pytest.mark.parametrize("name", [name for name in schemes.names() if name not in {*ALONE, "probe"}])
 def test_a_job_leaves_a_plain_student_with_its_card(name: str, make_run: MakeRun) -> None:
     run = make_run(3, contents=CONTENTS)
     card = run_job(run.study, run.folder, name)

@@ -29,7 +29,7 @@ from study.plan import Amtkd, Distill
 Student = Callable[[int], nn.Module]
 MakeBatch = Callable[..., Batch]
 OURS = ("mono-teacher", "uniform", "amtkd")
-TAUGHT = [name for name in schemes.names() if name not in ("supervised", *ALONE)]
+TAUGHT = [name for name in schemes.names() if name not in ("supervised", "probe", *ALONE)]
 """Those that learn from teachers."""
 
 
@@ -383,8 +383,8 @@ def test_needs_say_what_each_scheme_asks_of_the_sites() -> None:
     assert {name for name, need in needs.items() if need.teachers == "all"} == {
         "uniform", "amtkd", "amtml-kd", "ca-mkd", "consensus",
     }  # fmt: skip
-    assert {name for name, need in needs.items() if need.teachers == "none"} == {"supervised", *ALONE}
-    assert {name for name, need in needs.items() if not need.unlabelled} == {"supervised", *ALONE}
+    assert {name for name, need in needs.items() if need.teachers == "none"} == {"supervised", "probe", *ALONE}
+    assert {name for name, need in needs.items() if not need.unlabelled} == {"supervised", "probe", *ALONE}
     assert {name: need.contents[1:] for name, need in needs.items() if need.contents[1:]} == {
         **dict.fromkeys(OURS, ("attention", "contrast")),
         "at": ("attention-2",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from tests.distill.conftest import MadeRun
 
 PATCH = (16, 16, 32)
 TEACHERS = ("north", "east")
-TAUGHT = [name for name in schemes.names() if scheme_class(name).volumes and name not in ALONE]
+TAUGHT = [name for name in schemes.names() if scheme_class(name).volumes and name not in {*ALONE, "probe"}]
 FLOAT16: Any = {"atol": 4e-3, "rtol": 2e-3}
 """Two steps of float16: batches of other sizes differ in their last bits."""
 
@@ -151,6 +152,44 @@ def test_what_teaches_a_network_beside_its_masks_survives_an_interruption(scheme
     bare = models.create("dynunet", 2, 3, size=PATCH, width=4)
     assert card.parameters == sum(weight.numel() for weight in bare.parameters())
     assert set(network.state_dict()) == set(bare.state_dict())
+
+
+def test_a_probe_learns_an_output_layer_alone_on_what_another_student_has_learned(made: MadeRun) -> None:
+    first = run_job(made.study, made.folder, "dsd", label="dsd-probed")
+    distill = made.study.distill
+    study = made.study.model_copy(update={"distill": distill.model_copy(update={"start": "dsd-probed"})})
+    card = run_job(study, made.folder, "probe")
+    again = run_job(study, made.folder, "probe", label="probe-again")
+    assert card.weights_hash == again.weights_hash
+    weights, before = (load_student(made.folder / "distill" / name)[1].state_dict() for name in ("probe", "dsd-probed"))
+    assert {name for name in weights if not torch.equal(weights[name], before[name])} == {
+        f"body.output_block.conv.conv.{name}" for name in ("weight", "bias")
+    }
+    assert first.parameters == card.parameters
+
+
+def test_a_student_begins_with_another_s_weights_and_anew_where_these_have_changed(made: MadeRun) -> None:
+    run_job(made.study, made.folder, "supervised", label="base")
+    distill = made.study.distill
+    study = made.study.model_copy(update={"distill": distill.model_copy(update={"start": "base"})})
+    first = run_job(study, made.folder, "supervised", label="on")
+    assert first.weights_hash not in {
+        run_job(made.study, made.folder, "supervised").weights_hash,
+        load_student(made.folder / "distill" / "base")[0].weights_hash,
+    }
+    shutil.rmtree(made.folder / "distill" / "base")
+    with pytest.raises(InputError, match="the student `base` that this one begins with is not there"):
+        run_job(study, made.folder, "supervised", label="on")
+    run_job(made.study, made.folder, "supervised", seed=5, label="base")
+    assert run_job(study, made.folder, "supervised", label="on").weights_hash != first.weights_hash
+    wider = study.student.model_copy(update={"options": {"width": 8}})
+    with pytest.raises(InputError, match="the student `base` that this one begins with is another network"):
+        run_job(study.model_copy(update={"student": wider}), made.folder, "supervised", label="wider")
+
+
+def test_a_probe_of_nobody_is_refused(made: MadeRun) -> None:
+    with pytest.raises(InputError, match="none is named; name it, such as by `--set start=mod`"):
+        run_job(made.study, made.folder, "probe", label="nobody")
 
 
 @pytest.mark.parametrize(

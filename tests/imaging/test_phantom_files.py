@@ -127,12 +127,12 @@ def test_a_cohort_says_that_it_is_synthetic(nifti: Path) -> None:
 
 def test_another_cohort_s_folder_is_refused(nifti: Path, tmp_path: Path) -> None:
     before = digests(nifti)
-    with pytest.raises(InputError, match="holds another phantom cohort"):
+    with pytest.raises(InputError, match="were made otherwise"):
         write_cohort("duke", nifti, cases=2, seed=6)
     with pytest.raises(InputError, match="holds 2 cases, 1 were asked for"):
         write_cohort("duke", nifti, cases=1, seed=5)
     (tmp_path / "letter.txt").write_text("a hospital's own file")
-    with pytest.raises(InputError, match="no phantom cohort"):
+    with pytest.raises(InputError, match="not made here"):
         write_cohort("duke", tmp_path, cases=1, seed=5)
     assert digests(nifti) == before
 

@@ -13,7 +13,7 @@ from client.site import read_site
 from imaging.errors import InputError
 from models.contents import DEFAULT
 from server import hospitals
-from server.hospitals import cohorts, write_site
+from server.hospitals import cohorts, scans_folder, write_site
 from server.simulation import simulate
 from study.plan import Asked, Study
 
@@ -49,8 +49,47 @@ def test_a_cohort_is_written_once_it_is_marked_and_as_it_was_asked(tmp_path: Pat
     assert not cohorts(other, tmp_path)[0].written()
     words = first.command(tmp_path / "log").words
     assert words[words.index("phantom") :] == [
-        *("phantom", "promise12", str(first.folder), "--cases", "3", "--seed", str(first.seed), "--format", "dicom")
+        *("phantom", "promise12", str(first.folder), "--cases", "3", "--format", "dicom", "--seed", str(first.seed))
     ]
+
+
+def test_a_scanner_simulated_on_real_scans_is_a_cohort_too(tmp_path: Path) -> None:
+    scanner = {"noise": 0.05, "blur_mm": 2.0}
+    plan = study(source={"folder": "/real", "patients": [2, 5], "masks": 2, "scanner": scanner})
+    cohort = cohorts(plan, tmp_path)[1]
+    assert (cohort.owner, cohort.source.count, cohort.folder) == ("hospital-b", 3, scans_folder(tmp_path, "hospital-b"))
+    words = cohort.command(tmp_path / "log").words
+    assert words[words.index("rescan") :] == [
+        *("rescan", "/real", str(cohort.folder), "--patients", "2", "5"),
+        *("--gamma", "1.0", "--shading", "0.0", "--blur-mm", "2.0", "--noise", "0.05", "--seed", str(cohort.seed)),
+    ]
+    write_site(plan, tmp_path, "hospital-b", Path("/run/s.sock"))
+    written = tomllib.loads((tmp_path / "hospitals/hospital-b/site.toml").read_text())
+    assert written["data"] == "scans"
+    assert written["masks"] == 2
+    assert "patients" not in written, "they are chosen when the scans are written"
+
+
+@pytest.mark.parametrize(
+    ("task", "scanner", "words"),
+    [
+        ({"modality": "CT"}, {"noise": 0.1}, "`scanner` simulates one sequence of MR"),
+        ({"channels": ["t1", "t2"]}, {"noise": 0.1}, "`scanner` simulates one sequence of MR"),
+        ({}, {"noise": 2.0}, "noise"),
+    ],
+)
+def test_a_scanner_that_cannot_be_is_refused(task: dict[str, Any], scanner: dict[str, float], words: str) -> None:
+    content = study(source={"folder": "/real", "patients": [2, 5]}).model_dump(mode="json")
+    content["task"] |= task
+    content["preprocess"]["normalise"] = "window" if task.get("modality") == "CT" else "min-max"
+    content["sites"][1]["source"]["scanner"] = scanner
+    with pytest.raises(ValueError, match=words):
+        Study.model_validate(content)
+
+
+def test_a_scanner_says_whose_scans_it_makes() -> None:
+    with pytest.raises(ValueError, match="say of whom by `patients`"):
+        study(source={"folder": "/real", "scanner": {"noise": 0.1}})
 
 
 def test_a_site_reads_its_phantoms_or_the_folder_that_the_study_names(tmp_path: Path) -> None:

@@ -96,6 +96,14 @@ def test_a_student_is_distilled_again_after_late_answers(tmp_path: Path) -> None
     assert simulation._otherwise("amtkd") == []
 
 
+def test_students_wait_for_those_whose_weights_they_begin_with(tmp_path: Path) -> None:
+    variants = {"last": {"start": "then"}, "then": {"start": "mod"}, "beside": {"start": "from-before"}}
+    study = SimpleNamespace(distill=Distill(scheme="mod", compare=["uniform"], variants=variants))
+    simulation = Simulation(*cast(Any, (study, Run(tmp_path), None, None)))
+    assert [*simulation._in_order(study.distill.students)] == [["mod", "uniform", "beside"], ["then"], ["last"]]
+    assert [*simulation._in_order(["last", "uniform"])] == [["last", "uniform"]]
+
+
 @pytest.mark.parametrize("shipped", [False, True])
 def test_a_student_that_fails_costs_the_others_nothing(tmp_path: Path, shipped: bool) -> None:
     plan = Distill(scheme="skd" if shipped else "amtkd", compare=["uniform"])

@@ -1,0 +1,102 @@
+"""Another scanner simulated on real MR scans: sets that come from one site can then stand for several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from imaging.atomic import replacing
+from imaging.cohort import Case, Problem, inspect, select
+from imaging.errors import InputError
+from imaging.phantom_files import claim, write_nifti
+from imaging.phantom_scanner import MrScanner, acquire_mr, sensitivity
+from imaging.phantom_scene import Grid
+from imaging.volume import Volume
+
+VERSION = 1
+"""Counts up whenever the same seed gives other scans."""
+MANIFEST = "rescan.json"
+NOTE = "REAL SCAN, SIMULATED SCANNER"
+BRIGHTEST = 99.5
+"""Percentile of a scan that noise is measured by: a few voxels in a vessel may be far brighter."""
+STORED = 1000.0
+"""Whole numbers that stand for it."""
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What the other scanner does to what this one saw, each where it is not as given here."""
+
+    gamma: float = 1.0
+    """Another sequence's contrast: each signal, 0 to 1, to this power."""
+    shading: float = 0.0
+    """Deviation of a slow bias field (log scale)."""
+    blur_mm: float = 0.0
+    """Full width at half maximum of an in-plane point spread function, beside the scan's own."""
+    noise: float = 0.0
+    """Deviation of each channel's noise, of the brightest signal (Rician once the magnitude is taken)."""
+
+
+@dataclass(frozen=True)
+class Rescanned:
+    """How many patients were written, and what could not be used."""
+
+    patients: int
+    problems: tuple[Problem, ...]
+
+
+def rescan(image: Volume, effects: Effects, rng: np.random.Generator) -> Volume:
+    """The scan as the other scanner would have stored it, int16 (D, H, W), on the same grid."""
+    low, high = np.percentile(image.array, (0, BRIGHTEST))
+    signal = (np.maximum(image.array - np.float32(low), 0) / np.float32(max(high - low, 1e-6))) ** np.float32(
+        effects.gamma
+    )
+    d, h, w = image.array.shape
+    grid = Grid((d, h, w), image.spacing_mm)
+    scanner = MrScanner(3.0, effects.blur_mm, effects.noise, effects.shading, STORED)
+    bias = sensitivity(rng, grid, effects.shading)
+    return replace(image, array=acquire_mr(rng, signal, bias, grid, scanner))
+
+
+def write_rescanned(
+    source: Path,
+    folder: Path,
+    effects: Effects,
+    *,
+    seed: int,
+    patients: tuple[int, int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Rescanned:
+    """Write the scans of `source` again, as another scanner would have made them, with their masks.
+
+    `patient-0000/scan-0/image.nii.gz` and `mask.nii.gz`, in the order of the patients' ids and without the ids; a
+    patient who is there already stays. `patients` as in `cohort.select`; `progress(done, of)` after every patient.
+    Raises: InputError where nothing can be used, for a scan of several sequences, or a folder that holds something
+    else.
+    """
+    found = inspect(source)
+    try:
+        cases = select(found.cases, patients, None)
+    except InputError as error:
+        raise InputError(error.what, where=source, fix=error.fix) from error
+    content = {**asdict(effects), "source": str(source), "patients": patients and list(patients), "seed": seed}
+    claim(folder, MANIFEST, {"synthetic": False, "rescanned": content, "version": VERSION})
+    by_patient = [list(own) for _, own in groupby(cases, key=lambda case: case.patient)]
+    for number, own in enumerate(by_patient):
+        target = folder / f"patient-{number:04d}"
+        if not target.exists():
+            with replacing(target) as temporary:
+                _write(temporary, own, effects, [VERSION, seed, number])
+        if progress:
+            progress(number + 1, len(by_patient))
+    return Rescanned(len(by_patient), found.problems)
+
+
+def _write(folder: Path, cases: list[Case], effects: Effects, seed: list[int]) -> None:
+    for number, case in enumerate(cases):
+        image = rescan(case.read_image(), effects, np.random.default_rng([*seed, number]))
+        write_nifti(folder / f"scan-{number}", image, case.read_mask(), note=NOTE)

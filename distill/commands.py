@@ -233,7 +233,8 @@ def check_contents(study: Study) -> None:
     from imaging.errors import InputError
 
     for name in study.distill.students:
-        schemes.check_fits(study.distill.of(name).scheme, study.student_of(name), study.preprocess)
+        plan = study.distill.of(name)
+        schemes.check_fits(plan.scheme, study.student_of(name), study.preprocess, plan)
     rows = {row["name"]: row["contents"] for row in scheme_rows(study.distill)}
     for name in study.distill.students:
         if lacking := [content for content in rows[name] if content not in study.answers.contents]:

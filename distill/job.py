@@ -175,7 +175,7 @@ def prepared(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
 
 def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
     """Everything that a training needs, with a fresh student; InputError as in `run_job`."""
-    schemes.check_fits(scheme, study.student, study.preprocess)
+    schemes.check_fits(scheme, study.student, study.preprocess, study.distill)
     slices = lead_slices(study, run_folder)
     parts = lead_split(study, slices)
     train, validation = parts["train"], cases_of(slices, parts["val"])

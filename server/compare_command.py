@@ -87,7 +87,13 @@ def students(study: Study, listed: str, reference: str, *, without: list[str], k
     plan = study.distill
     asked = [*known, *plan.variants] if listed == "all" else _names(listed) or plan.students
     beside = [plan.scheme] if without else []  # what the student without a teacher is to be seen beside
-    return list(dict.fromkeys([reference, *asked, *beside]))
+    return list(dict.fromkeys(one for name in [reference, *asked, *beside] for one in _begun(plan, name)))
+
+
+def _begun(plan: Distill, name: str) -> list[str]:
+    """A student's name, after those whose weights it begins with."""
+    start = plan.of(name).start
+    return [*(_begun(plan, start) if start else []), name]
 
 
 def _names(listed: str) -> list[str]:

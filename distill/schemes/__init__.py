@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from distill.schemes.base import Scheme
 
+PROBE = "probe"
+"""The scheme that learns nothing without a student to begin with."""
 SCHEMES = {
     "supervised": "distill.schemes.supervised:Supervised",
     "mono-teacher": "distill.schemes.mono:MonoTeacher",
@@ -32,7 +34,7 @@ SCHEMES = {
     "dsd": "distill.schemes.alone:Dsd",
     "missu": "distill.schemes.alone:Missu",
     "mod": "distill.schemes.alone:Mod",
-    "probe": "distill.schemes.alone:Probe",
+    PROBE: "distill.schemes.alone:Probe",
 }
 """Id -> module and class; loaded when asked for, since they import torch."""
 
@@ -48,16 +50,19 @@ def check(name: str) -> None:
         raise InputError(unknown("scheme", name, names()), fix="`preceptor schemes` tells what each does")
 
 
-def check_fits(name: str, student: Student, preprocess: Preprocess) -> None:
-    """InputError where the scheme of that id cannot train the study's student: on patches, or for want of a U."""
+def check_fits(name: str, student: Student, preprocess: Preprocess, plan: Distill) -> None:
+    """InputError where the scheme of that id cannot train that student: on patches, for want of a U or a start."""
     why = _misfit(name, student, preprocess)
     if why:
         raise InputError(f"scheme `{name}` {why}", fix="leave it out, or change the study's student or patch")
+    if name == PROBE and plan.start is None:
+        fix = f'name it, such as by `--set start=mod`, or in a variant: `{{ scheme = "{PROBE}", start = "mod" }}`'
+        raise InputError(f"`{name}` judges the features of a student that is trained, and none is named", fix=fix)
 
 
 def fitting(study: Study) -> list[str]:
-    """Ids of the schemes that can train the study's student."""
-    return [name for name in names() if not _misfit(name, study.student, study.preprocess)]
+    """Ids of the schemes that can train the study's student from the beginning."""
+    return [name for name in names() if name != PROBE and not _misfit(name, study.student, study.preprocess)]
 
 
 def _misfit(name: str, student: Student, preprocess: Preprocess) -> str:

@@ -7,7 +7,6 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from distill.schemes.base import Batch, Needs, Scheme
-from imaging.errors import InputError
 from study import learners
 from study.learners import Alone, Learner, Shown
 from study.plan import Distill
@@ -73,15 +72,9 @@ class Mod(ByItself):
 
 
 class Probe(ByItself):
-    """Linear probing: a new output layer on the features of a student that is trained (MOD, section IV-E, Table III).
-
-    Raises: InputError without `distill.start`, which names that student.
-    """
+    """Linear probing of a trained student: a new output layer alone learns (MOD, section IV-E, Table III)."""
 
     def learner_for(self, shown: Shown) -> Learner:
-        if self.plan.start is None:
-            fix = 'name it, such as by `--set start=mod`, or in a variant: `{ scheme = "probe", start = "mod" }`'
-            raise InputError("`probe` judges the features of a student that is trained, and none is named", fix=fix)
         return learners.Probe(
             self.student, classes=shown.classes, size=shown.size, in_channels=shown.channels, regions=shown.regions
         )

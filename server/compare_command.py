@@ -12,7 +12,7 @@ import typer
 from server.commands import by_itself, check_networks, stoppable
 
 if TYPE_CHECKING:
-    from study.plan import Study
+    from study.plan import Distill, Study
 
 
 def compare_command(

@@ -52,8 +52,8 @@ class Mod(Plan):
     image, a tenth of a plain step (ours; iBOT learns one for its tokens)."""
     masked_views: Literal[1, 2] = 2
     """How many of the two views the student reads masked. Paper: both. Both are drawn alike, so one gives the same loss
-    in expectation for half the student's masked passes (ours): a step takes 1.7 to 1.9 times a plain one, in place of
-    2.2 to 2.3 (measured, a DynUNet 8 wide on patches of 48³, one CPU core)."""
+    in expectation for half the student's masked passes (ours): a step takes 1.7 times a plain one, in place of 2.2
+    to 2.4 (`benchmarks/volume_step.py`)."""
     segment: Literal["crop", "masked"] = "crop"
     """What the loss on masks sees: the crop itself, or its masked views, which spares a pass. The paper does not say.
     """

@@ -95,3 +95,11 @@ def test_the_documentation_prints_what_is_counted() -> None:
         row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
         assert f"| {PARAMETERS[name]:,} |" in row
         assert f"| {counted(name).flops / 1e9:.3f} |" in row
+
+
+@pytest.mark.parametrize("name", ["dynunet", "vnet", "unetr"])
+def test_the_documentation_prints_what_is_counted_of_volumes(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
+    found = cost(models.create(name, 1, 3, size=(32, 32, 32)), (32, 32, 32))
+    assert f"| 32³{' only' if name == 'unetr' else ''} | {found.parameters:,} | {found.flops / 1e9:.2f} |" in row

@@ -22,11 +22,9 @@ install: .venv/.ready
 simulate: .venv/.ready
 	@$(BIN)/preceptor simulate $(STUDY) $(OPTIONS)
 
-## The end-to-end tests wait for most of their time, so the others run meanwhile; what they say comes last.
+## Three at a time, by files: tests of real processes wait for much of their time. The longest begin first.
 test: .venv/.ready
-	@$(BIN)/python -m pytest tests/e2e > .venv/e2e.txt 2>&1 & e2e=$$!; trap 'kill $$e2e' INT TERM; \
-	$(BIN)/python -m pytest --ignore=tests/e2e; rest=$$?; \
-	wait $$e2e; ends=$$?; cat .venv/e2e.txt; exit $$((rest ? rest : ends))
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile tests/e2e tests
 
 lint: .venv/.ready
 	@$(BIN)/ruff check .

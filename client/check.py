@@ -49,6 +49,8 @@ class Row:
     use: Use
     image: Path
     """The scan's first file."""
+    oriented: bool
+    """Whether the file says how its voxels lie in the patient."""
     mask: Path | None
 
     def to_json(self) -> dict[str, Any]:
@@ -62,6 +64,7 @@ class Row:
             "volumes_ml": {str(value): round(volume, 3) for value, volume in self.volumes_ml.items()},
             "use": self.use,
             "image": str(self.image),
+            "oriented": self.oriented,
             "mask": str(self.mask) if self.mask else None,
         }
 
@@ -144,6 +147,11 @@ class Report:
             if self.count(use):
                 plural = "case" if self.count(use) == 1 else "cases"
                 yield f"[{COLOUR[use]}]{self.count(use)} {plural} usable for: {use}[/] ({MEANING[use]})"
+        if lost := [row for row in self.rows if not row.oriented]:
+            yield (
+                f"[yellow]{len(lost)} of them do not say how they lie in the patient[/] (no sform or qform): they are "
+                "read as if left were left. Look at the sheet, and export them with an orientation where that is wrong."
+            )
         if not self.usable:
             yield "[red]Nothing here can be used.[/]"
         elif self.patients() < FEWEST:
@@ -154,11 +162,17 @@ class Report:
 
 
 def check(
-    folder: Path, *, classes: int | None = None, sheet: Path | None = None, progress: Progress | None = None
+    folder: Path,
+    *,
+    classes: int | None = None,
+    channels: int = 1,
+    sheet: Path | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Read every scan and mask below `folder`, one at a time, and say what each is good for.
 
-    `classes` is how many the study has, the background included. `sheet` is where a picture of every
+    `classes` is how many the study has, the background included, `channels` how many sequences lie in each file.
+    `sheet` is where a picture of every
     case that can be read goes (PNG).
 
     Raises: InputError when there is no such folder, or the sheet is no PNG or cannot be written.
@@ -166,7 +180,7 @@ def check(
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise InputError("the sheet is a PNG", where=sheet, fix=f"name it {sheet.with_suffix('.png').name}")
     tell = progress or (lambda what, done, total: None)
-    found = inspect(folder, classes=classes, progress=lambda done, total: tell("files", done, total))
+    found = inspect(folder, classes=classes, channels=channels, progress=lambda done, total: tell("files", done, total))
     rows, problems, seen = list[Row](), list(found.problems), set[bytes]()
     pictures = list[Picture]()
     for done, case in enumerate(found.cases, 1):
@@ -205,6 +219,7 @@ def _read(case: Case, problems: list[Problem], seen: set[bytes], *, pictured: bo
         volumes_ml=volumes_ml(mask) if mask else {},
         use=use,
         image=case.image.files[0],
+        oriented=case.oriented,
         mask=case.mask.files[0] if case.mask else None,
     )
     return row, picture_of(case.id, use, image, mask) if pictured and image is not None else None

@@ -13,6 +13,9 @@ def check_command(
     classes: Annotated[
         int | None, Option("--classes", min=2, help="Classes of the study, background included; masks are held to it.")
     ] = None,
+    channels: Annotated[
+        int, Option("--channels", min=1, help="Sequences in each file: as many as the study names in `task.channels`.")
+    ] = 1,
     sheet: Annotated[
         Path | None, Option("--sheet", help="Write a picture (PNG) of every case with its mask's outline there.")
     ] = None,
@@ -46,6 +49,7 @@ def check_command(
         report = check(
             folder,
             classes=classes,
+            channels=channels,
             sheet=sheet,
             progress=lambda what, done, total: bar.update(tasks[what], completed=done, total=total),
         )

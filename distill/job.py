@@ -105,7 +105,7 @@ def run_job(
             job = prepared(study, run_folder, scheme, seed)
             if fabric.is_global_zero:
                 job.origin.settle(folder)
-        return _finished(folder) or _trained(study, job, folder, progress, fabric)
+        return _kept(folder) or _trained(study, job, folder, progress, fabric)
 
 
 def check_label(label: str) -> None:
@@ -142,9 +142,14 @@ def _finished(folder: Path) -> StudentCard | None:
         whole = weights_hash(load_file(folder / WEIGHTS)) == card.weights_hash
     except (OSError, SafetensorError):
         whole = False
-    if not whole:
-        return None
-    (folder / CARD).touch()  # younger than the answers: they may have been collected again, and be the same
+    return card if whole else None
+
+
+def _kept(folder: Path) -> StudentCard | None:
+    """The same of the student that a job is about: it is younger than its answers, which may have come again."""
+    card = _finished(folder)
+    if card:
+        (folder / CARD).touch()
     return card
 
 
@@ -340,5 +345,6 @@ def card_of(study: Study, job: Job, outcome: Outcome, *, label: str, made_on: di
         weights_hash=weights_hash(student.state_dict()),
         teachers=list(job.sites),
         pixel_mm=float(np.median([case.pixel_mm for case in job.slices.cases])),
+        slice_mm=float(np.median([case.slice_mm for case in job.slices.cases])),
         made_on=made_on,
     )

@@ -17,8 +17,10 @@ from distill.predict import COARSEST
 from distill.records import evaluations, phantoms_of, rescanned_of
 from distill.report_tables import cell, pooled
 from imaging.atomic import write_text
+from imaging.preprocess import Preprocess
 from models.cost import cost
 from study.cards import read_card
+from study.exported import BETWEEN, INPUT
 from study.networks import build
 from study.student import Leaflet
 
@@ -42,7 +44,7 @@ def dice_cost(done: Export) -> str:
 
 def _content(done: Export) -> dict[str, Any]:
     """Everything the template names."""
-    far = done.figures["ONNX"].far
+    far, plan = done.figures["ONNX"].far, done.study.preprocess
     within = [difference for difference in far if difference <= TOLERANCE]
     return {
         "card": done.card,
@@ -53,6 +55,10 @@ def _content(done: Export) -> dict[str, Any]:
         "part": done.part,
         "scans": len(done.figures["ONNX"].seconds),
         "slices": len(far),
+        "volumes": bool(plan.patch),
+        "takes": BETWEEN if plan.patch else INPUT,
+        "shape": (max(1, len(done.card.channels)), *plan.shape),
+        "normalised": _normalised(plan),
         "worst": f"{max(within):.0e}",
         "beyond": len(far) - len(within),
         "farthest": f"{max(far):.0e}",
@@ -62,6 +68,17 @@ def _content(done: Export) -> dict[str, Any]:
         "facts": _facts(done),
         "properties": list(Leaflet.model_fields),
     }
+
+
+def _normalised(plan: Preprocess) -> str:
+    """What becomes of intensities, as a clause."""
+    if plan.normalise == "window":
+        return "the window {} to {} becomes [-1, 1]".format(*plan.window_hu)
+    own = "each channel by itself"
+    if plan.normalise == "min-max":
+        return f"lowest to highest value become [0, 1], {own}"
+    low, high = plan.percentiles
+    return f"clipped at percentiles {low} and {high}, of mean 0 and deviation 1 over all but the lowest value, {own}"
 
 
 def _file(done: Export, form: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import nn
 from distill.normalise import normalise
 from imaging.errors import InputError
 from imaging.preprocess import Preprocess
+from models.mamba import TriMamba
 from study.exported import BETWEEN, INPUT, OUTPUT
 
 QUANTISED = ["Conv", "Clip"]
@@ -45,7 +46,11 @@ def network_graph(network: nn.Module, shape: tuple[int, ...]) -> ModelProto:
     """Prepared slices (batch, c, H, W), or patches, to logits (batch, C, H, W), float32, any batch.
 
     `shape` is that of one of them, channels first.
+    Raises: InputError for a network whose graph would unroll a scan (SegMamba).
     """
+    if any(isinstance(module, TriMamba) for module in network.modules()):
+        what = "a network that scans its tokens one after another has no ONNX graph of a size that is of use"
+        raise InputError(what, fix="use the student as it is, `student.safetensors`, or export one of another network")
     return _graph(network, shape, BETWEEN, OUTPUT)
 
 

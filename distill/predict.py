@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from imaging.cohort import Case, inspect
 from imaging.errors import InputError
 from imaging.mask_files import check_name, write_mask
-from imaging.nifti import Nifti, head_of, is_nifti, read_nifti
+from imaging.nifti import head_of, is_nifti, read_nifti
 from imaging.preprocess import Preprocess, other_channels
 from imaging.sheet import picture_of, write_sheet
 from imaging.volume import Volume, reorient
 from study.reader import Reader
 from study.student import Leaflet
 
+ALIKE = "name a scan of about that resolution, or another student"
 COARSEST = 2.0
 """A scan whose pixels are more than so many times the student's spacing shows less than it was trained to see."""
 NO_MR = -500.0
@@ -44,7 +45,7 @@ class Prediction:
     @property
     def oriented(self) -> bool:
         """Whether the scan says how it lies in the patient, or that was guessed."""
-        return not isinstance(self.case.image, Nifti) or self.case.image.oriented
+        return self.case.oriented
 
     @property
     def volumes_ml(self) -> dict[str, float]:
@@ -141,8 +142,16 @@ def check(image: Volume, leaflet: Leaflet, plan: Preprocess, scan: Path) -> None
         raise InputError(what, where=scan, fix="name a scan of that kind, or another student")
     if not image.modality:  # a NIfTI file does not say what it is; its values do, as far as they can
         _check_values(float(image.array.min()), leaflet.modality, scan)
-    pixel, wanted = max(reorient(image).spacing_mm[1:]), leaflet.pixel_mm or max((plan.spacing_mm or (0.0,))[-2:])
-    fine = wanted > COARSEST * pixel and plan.spacing_mm is None  # else the scan is brought to the student's spacing
-    if wanted and (fine or pixel > COARSEST * wanted):
-        what = f"the scan's pixels are {pixel:.2f} mm wide in the axial plane, the student's {wanted:.2f} mm"
-        raise InputError(what, where=scan, fix="name a scan of about that resolution, or another student")
+    apart, *pixel = reorient(image).spacing_mm
+    wanted = leaflet.pixel_mm or max((plan.spacing_mm or (0.0,))[-2:])
+    if _unlike(max(pixel), wanted, resampled=plan.spacing_mm is not None):
+        what = f"the scan's pixels are {max(pixel):.2f} mm wide in the axial plane, the student's {wanted:.2f} mm"
+        raise InputError(what, where=scan, fix=ALIKE)
+    if _unlike(apart, leaflet.slice_mm or 0.0, resampled=len(plan.spacing_mm or ()) == 3):
+        what = f"the scan's slices lie {apart:.2f} mm apart, the student's {leaflet.slice_mm:.2f} mm"
+        raise InputError(what, where=scan, fix=ALIKE)
+
+
+def _unlike(found: float, wanted: float, *, resampled: bool) -> bool:
+    """Whether a scan is too coarse for a student, or, where it is not brought to the student's spacing, too fine."""
+    return wanted > 0 and (found > COARSEST * wanted or (wanted > COARSEST * found and not resampled))

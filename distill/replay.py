@@ -98,6 +98,8 @@ def _origins(then: Origin | None, now: Origin) -> list[str]:
         found.append(f"device: {then.device} → {now.device}")
     if then.record != now.record:
         found.append("weights: how answers are weighed on slices without a mask has changed since")
+    if then.begun != now.begun:
+        found.append("weights: the student that it began with has changed since")
     if then.slices != now.slices:
         found.append("data: the student's slices, or which of them are for training")
     none: dict[str, dict[str, str]] = {}

@@ -105,6 +105,8 @@ def _draw_slice(plan: Augment, seed: int, position: int, size: Size) -> Drawn:
         if transform.should_apply():
             shape = (NODES, NODES) if name == "elastic" else size
             own = transform.get_params()
+            if name == "quarter_turn":
+                own["factor"] = int(generator.integers(1, 4))  # albumentations draws 0 too, which turns nothing
             drawn[name] = own | transform.get_params_dependent_on_data({"shape": shape}, {"image": blank})
     return drawn
 

@@ -58,6 +58,11 @@ class Case:
         return self.mask is not None
 
     @property
+    def oriented(self) -> bool:
+        """Whether the scan says how its voxels lie in the patient; a DICOM file always does."""
+        return getattr(self.image, "oriented", True)
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """Every file that the case is read from."""
         return (*self.image.files, *(self.mask.files if self.mask else ()))

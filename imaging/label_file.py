@@ -38,12 +38,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _numbered(names: Any) -> dict[int, str]:
-    """Number → name, from `{"1": "liver"}` (Decathlon) or `{"liver": 1}` (nnU-Net); regions there are left out."""
-    found = {}
+    """Number → name, from `{"1": "liver"}` (Decathlon) or `{"liver": 1}` (nnU-Net); "" in regions there alone."""
+    found: dict[int, str] = {}
     for key, value in names.items() if isinstance(names, dict) else ():
         number, name = (key, value) if str(key).isdecimal() else (value, key)
         if isinstance(number, int) or (isinstance(number, str) and number.isdecimal()):
             found[int(number)] = str(name)
+        elif isinstance(number, list):
+            found = {int(one): "" for one in number} | found
     return found
 
 
@@ -52,7 +54,7 @@ def _compare(path: Path, kind: str, theirs: dict[int, str], ours: list[tuple[int
         if number not in theirs:
             have = ", ".join(f"{index} {known}" for index, known in sorted(theirs.items()))
             what = f"has no {kind} {number}, which the study calls `{name}`; it has {have}"
-        elif _plain(theirs[number]) != _plain(name):
+        elif theirs[number] and _plain(theirs[number]) != _plain(name):
             what = f"calls {kind} {number} `{theirs[number]}`, the study `{name}`"
         else:
             continue

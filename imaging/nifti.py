@@ -120,7 +120,8 @@ def _channels(shape: tuple[int, ...], wanted: int | None, path: Path) -> int:
         raise InputError(
             f"{len(shape)} dimensions ({' × '.join(map(str, shape))}): several time points or channels in one file",
             where=path,
-            fix="save each time point or channel as a file of three dimensions",
+            fix="save each time point as a file of three dimensions; several sequences in one file are named in the "
+            "study's `task.channels`, and `preceptor site check` is told by `--channels`",
         )
     if has > 1 and wanted not in (None, has):
         raise _other_channels(has, wanted or 1, path)

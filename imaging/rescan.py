@@ -74,13 +74,15 @@ def write_rescanned(
     """Write the scans of `source` again, as another scanner would have made them, with their masks.
 
     `patient-0000/scan-0/image.nii.gz` and `mask.nii.gz`, in the order of the patients' ids and without the ids; a
-    patient who is there already stays. `patients` as in `cohort.select`; `progress(done, of)` after every patient.
+    patient who is there already stays, one whose scans cannot be read has an empty folder. `patients` as in
+    `cohort.select`, of those with MR scans; `progress(done, of)` after every patient.
     Raises: InputError where nothing can be used, for a scan of several sequences, or a folder that holds something
     else.
     """
     found = inspect(source)
+    problems = [*found.problems, *(_foreign(case) for case in found.cases if not _is_mr(case))]
     try:
-        cases = select(found.cases, patients, None)
+        cases = select(filter(_is_mr, found.cases), patients, None)
     except InputError as error:
         raise InputError(error.what, where=source, fix=error.fix) from error
     content = {**asdict(effects), "source": str(source), "patients": patients and list(patients), "seed": seed}
@@ -90,13 +92,31 @@ def write_rescanned(
         target = folder / f"patient-{number:04d}"
         if not target.exists():
             with replacing(target) as temporary:
-                _write(temporary, own, effects, [VERSION, seed, number])
+                temporary.mkdir(parents=True)
+                problems += _write(temporary, own, effects, [VERSION, seed, number])
         if progress:
             progress(number + 1, len(by_patient))
-    return Rescanned(len(by_patient), found.problems)
+    return Rescanned(len(by_patient), tuple(problems))
 
 
-def _write(folder: Path, cases: list[Case], effects: Effects, seed: list[int]) -> None:
+def _write(folder: Path, cases: list[Case], effects: Effects, seed: list[int]) -> list[Problem]:
+    """One patient's scans, and what could not be read of them."""
+    problems = []
     for number, case in enumerate(cases):
-        image = rescan(case.read_image(), effects, np.random.default_rng([*seed, number]))
-        write_nifti(folder / f"scan-{number}", image, case.read_mask(), note=NOTE)
+        try:
+            image, mask = case.read_image(), case.read_mask()
+        except InputError as error:
+            problems.append(Problem.of(error, case.files[0]))
+            continue
+        again = rescan(image, effects, np.random.default_rng([*seed, number]))
+        write_nifti(folder / f"scan-{number}", again, mask, note=NOTE)
+    return problems
+
+
+def _is_mr(case: Case) -> bool:
+    """Whether a study of MR counts it among its patients: a NIfTI file does not say what it is."""
+    return case.modality in ("", "MR")
+
+
+def _foreign(case: Case) -> Problem:
+    return Problem(f"the scan is {case.modality}, and MR alone can be scanned again", case.files[0], "leave it out")

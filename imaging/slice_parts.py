@@ -41,6 +41,11 @@ class CachedCase:
         """How wide the scan's own pixels are in the axial plane, the longer of both sides."""
         return max(mm for axis, mm in zip(self.grid.axes, self.spacing_mm, strict=True) if axis not in "SI")
 
+    @property
+    def slice_mm(self) -> float:
+        """How far the axial slices lie apart."""
+        return next(mm for axis, mm in zip(self.grid.axes, self.spacing_mm, strict=True) if axis in "SI")
+
     @classmethod
     def from_json(cls, note: dict[str, Any]) -> Self:
         return cls(**{**note, "grid": Grid.from_json(note["grid"]), "spacing_mm": tuple(note["spacing_mm"])})

@@ -76,6 +76,8 @@ class Build:
     """Whether DSD's heads are one where two stages have channels and stride in common, as in its authors' code."""
     bottom: Stage | None = None
     """The deepest feature map of the encoder (MOD, section III); None where it is not stated."""
+    beside: tuple[str, ...] = ()
+    """Paths of modules that lead from the encoder to the decoder alone, which a pass to the bottom can leave out."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def training_bytes(net: Network, size: tuple[int, ...], batch: int) -> int | Non
     """Bytes of weights, gradients, optimiser, and what the backward pass of a batch needs of the forward pass.
 
     `size` is a slice's or a patch's. A lower bound: what a loss or a scheme adds is left out. None where the network
-    cannot be run without computing (Swin UNETR asks for values). The network is left as it was.
+    cannot be run without computing. The network is left as it was.
     """
     learned = {name for name, _ in net.named_parameters()}
     state = {name: one.detach().to("meta").requires_grad_(name in learned) for name, one in net.state_dict().items()}

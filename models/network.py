@@ -17,7 +17,7 @@ class Network(nn.Module):
     """A registered network, (N, in_channels, *size) -> (N, classes, *size), each side a multiple of `multiple`.
 
     A size is (H, W) where `dims` is 2 and (D, H, W) where it is 3; it is `built_for` where the network takes only one.
-    `taps`, `stages` and `bottom` are paths from `body`, as `models.tap` reads them; see `models.entry.Build`.
+    `taps`, `stages`, `bottom` and `beside` are paths from `body`, as `models.tap` reads them; see `models.entry.Build`.
 
     Raises: InputError for an image of other channels or size, naming those that fit.
     """
@@ -37,6 +37,7 @@ class Network(nn.Module):
         stages: Mapping[str, Stage] | None = None,
         shares_heads: bool = False,
         bottom: Stage | None = None,
+        beside: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self.body = body
@@ -44,6 +45,7 @@ class Network(nn.Module):
         self.multiple, self.one_cell, self.built_for = multiple, one_cell, built_for
         self.taps, self.ends = dict(taps), ends
         self.stages, self.shares_heads, self.bottom = dict(stages or {}), shares_heads, bottom
+        self.beside = beside
 
     def forward(self, images: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():  # an exported graph keeps its sizes free

@@ -18,7 +18,9 @@ class _Reached(Exception):  # noqa: N818 (no error: the pass has what it was for
 
 
 def up_to(network: nn.Module, path: str, images: Tensor) -> Tensor:
-    """The feature map (N, c, *grid) at `path`, by a forward pass that ends there and spares the layers after it.
+    """The feature map (N, c, *grid) at `path`, by a forward pass that ends there and spares what it does not need.
+
+    That is the layers after it, and those that lead beside it to the decoder, where the network names them.
 
     `images` (N, C, *size); `path` is a tap, a module's path, or "input of" one, as for `models.tap`; where a module is
     passed several times, the first counts. It carries gradient. A network wrapped by Lightning Fabric or
@@ -28,7 +30,7 @@ def up_to(network: nn.Module, path: str, images: Tensor) -> Tensor:
     Raises: InputError for a path that the network does not have; ValueError where a pass does not come by it.
     """
     inner = unwrapped(network)
-    with tap(inner, [path]) as features, _ending_at(inner, path):
+    with tap(inner, [path]) as features, _ending_at(inner, path), _left_out(inner, path):
         try:
             inner(images)
         except _Reached:
@@ -56,10 +58,30 @@ def statistics_kept(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def _left_out(network: nn.Module, path: str) -> Iterator[None]:
+    """Within the block the modules beside the way to `path` give nothing, and take no time."""
+    named = network.beside if isinstance(network, Network) else ()
+    root, path = _resolved(network, path)
+    path = path.removeprefix(INPUT_OF)
+    idle = [root.get_submodule(name) for name in named if name != path]
+    for module in idle:
+        vars(module)["forward"] = lambda *_: None
+    try:
+        yield
+    finally:
+        for module in idle:
+            del vars(module)["forward"]
+
+
+def _resolved(network: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """Where paths begin, and the path that a tap's name stands for."""
+    return (network.body, network.taps.get(path, path)) if isinstance(network, Network) else (network, path)
+
+
+@contextmanager
 def _ending_at(network: nn.Module, path: str) -> Iterator[None]:
     """Within the block a forward pass ends with `_Reached` at a path that is known to be there."""
-    taps, root = (network.taps, network.body) if isinstance(network, Network) else ({}, network)
-    path = taps.get(path, path)
+    root, path = _resolved(network, path)
     module = root.get_submodule(path.removeprefix(INPUT_OF))
 
     def reached(*_: Any) -> None:

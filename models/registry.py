@@ -107,6 +107,7 @@ def create(
         stages=build.stages,
         shares_heads=build.shares_heads,
         bottom=build.bottom,
+        beside=build.beside,
     )
 
 

@@ -29,6 +29,7 @@ _UNETR = Build(
     fixed_size=True,
     stages=_stages(*_ENCODERS, "input of decoder5", "decoder5", "decoder4", "decoder3"),
     bottom=Stage("input of decoder5", 16),
+    beside=_ENCODERS,
 )
 _DYNUNET = Build(
     "models.dynunet:DynUNet",
@@ -59,6 +60,7 @@ _SWIN_UNETR = partial(
     stages=_stages(*_ENCODERS, "decoder5", "decoder4", "decoder3", "decoder2"),
     shares_heads=True,
     bottom=Stage("encoder10", 32),
+    beside=_ENCODERS,
 )
 _UNETRPP = Build(
     "models.unetrpp:UNETRPP",
@@ -74,6 +76,7 @@ _UNETRPP = Build(
         strides=(1, 4, 8, 16, 32, 16, 8, 4),
     ),
     bottom=Stage("stages.3", 32),
+    beside=_ENCODERS[:1],
 )
 _SEGMAMBA = Build(
     "models.segmamba:SegMamba",
@@ -82,6 +85,7 @@ _SEGMAMBA = Build(
     one_cell=False,
     stages=_stages(*_ENCODERS, "encoder5", "decoder5", "decoder4", "decoder3"),
     bottom=Stage("encoder5", 16),
+    beside=_ENCODERS,
 )
 
 

@@ -20,6 +20,9 @@ from server.certificates import Certificates, node_key, shared_secret
 from server.processes import Command
 
 HOST = "127.0.0.1"
+AGAIN = 5
+"""How often an executor is started anew: on a machine with too much to do, one of its calls can run out of time, which
+ends it (seen with Flower 1.41: no answer to its handshake)."""
 ROOMS = ("imaging", "models", "study", "client", "server")
 CONNECTION = "coordinator"
 SETTINGS = {
@@ -70,7 +73,7 @@ class Hospital:
 
     def superexec(self) -> Command:
         """What starts a ClientApp for each message."""
-        return self._command("executor", superexec(f"{HOST}:{self.port}", self.node / "certificates"))
+        return self._command("executor", superexec(f"{HOST}:{self.port}", self.node / "certificates"), again=AGAIN)
 
     def service(self) -> Command:
         """The site's own service: it has the data and no network."""
@@ -79,10 +82,9 @@ class Hospital:
             f"{self.site}'s service", words, self.folder / "service.log", environment(self.folder / "service")
         )
 
-    def _command(self, part: str, words: list[str]) -> Command:
-        return Command(
-            f"{self.site}'s {part}", words, self.node / f"{part}.log", environment(self.node / "flower" / part)
-        )
+    def _command(self, part: str, words: list[str], again: int = 0) -> Command:
+        log, own = self.node / f"{part}.log", environment(self.node / "flower" / part)
+        return Command(f"{self.site}'s {part}", words, log, own, again)
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class Coordinator:
 
     def superexec(self) -> Command:
         """What starts a ServerApp for each phase."""
-        return self._command("executor", superexec(self.address, self.folder / "certificates"))
+        return self._command("executor", superexec(self.address, self.folder / "certificates"), again=AGAIN)
 
     def register(self, hospital: Hospital) -> Command:
         """Let that hospital's key in, under its name."""
@@ -154,10 +156,9 @@ class Coordinator:
             name, ["flwr", *words], self.folder / "control.log", environment(self.folder / "flower" / "control")
         )
 
-    def _command(self, part: str, words: list[str]) -> Command:
-        return Command(
-            f"the coordinator's {part}", words, self.folder / f"{part}.log", environment(self.folder / "flower" / part)
-        )
+    def _command(self, part: str, words: list[str], again: int = 0) -> Command:
+        log, own = self.folder / f"{part}.log", environment(self.folder / "flower" / part)
+        return Command(f"the coordinator's {part}", words, log, own, again)
 
 
 def tls(files: Certificates) -> tuple[str, ...]:

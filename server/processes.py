@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -32,6 +32,8 @@ class Command:
     words: list[str]
     log: Path
     env: Mapping[str, str]
+    again: int = 0
+    """How often it is started anew where it should last and ended by itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,10 +148,13 @@ class Processes:
         return [printed[command] for command in commands if command in printed]
 
     def check(self) -> None:
-        """InputError with the last lines of the first lasting process that has ended."""
-        for child in self.children:
-            if child.lasting and child.ended:
+        """Start anew what should last and may end; InputError with the last lines of any other that has ended."""
+        for child in [child for child in self.children if child.lasting and child.ended]:
+            left = child.command.again
+            if not left:
                 raise child.failure()
+            self._forget(child)
+            self.start(replace(child.command, again=left - 1), lasting=True)
 
     def _forget(self, child: Child) -> None:
         self.children.remove(child)

@@ -16,16 +16,19 @@ LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_by
 
 
 def check_memory(network: torch.nn.Module, size: tuple[int, ...], batch: int, device: str = "cpu") -> None:
-    """InputError where weights and activations of one step alone need more memory than there is."""
+    """InputError where the network's weights and activations in one step need more memory than there is.
+
+    What a scheme adds is not foretold: `dsd` and `mod` keep up to 2.7 times as much beside a small network (measured).
+    """
     inner, there = unwrapped(network), memory_of(device)
     if not isinstance(inner, Network) or there is None:
         return
     needed = training_bytes(inner, size, batch)
     if needed is not None and needed > there:
-        shape = " × ".join(map(str, size))
-        what = f"a step of {batch} × {shape} through `{inner.name}` needs {_gib(needed)}, and there are {_gib(there)}"
+        step = f"a step of {batch} × {' × '.join(map(str, size))} through `{inner.name}`"
+        what = f"{step} needs at least {_gib(needed)}, and there are {_gib(there)}"
         most = _largest(inner, size, batch, there)
-        fix = f"a batch of {most} would fit" if most else "choose a smaller `preprocess.patch`, or a lighter network"
+        fix = f"take a batch of {most} at most" if most else "choose a smaller `preprocess.patch`, or a lighter network"
         raise InputError(what, fix=fix)
 
 

@@ -44,6 +44,8 @@ class Leaflet(BaseModel):
     """How a scan is prepared for it: `[preprocess]` of the study."""
     pixel_mm: float | None = None
     """How wide the pixels were that it learned from: the study's spacing, or the median of the student's scans."""
+    slice_mm: float | None = None
+    """The same of the distance between slices, of a student of volumes."""
     weights_hash: str
 
 
@@ -72,10 +74,12 @@ class StudentCard(Leaflet):
     @classmethod
     def of(cls, study: Study, **training: Any) -> Self:
         """The card of a study's student: what the study says of it, beside how this training went."""
-        spacing, own = study.preprocess.spacing_mm, training.pop("pixel_mm", None)
+        plan, own, apart = study.preprocess, training.pop("pixel_mm", None), training.pop("slice_mm", None)
+        spacing = plan.spacing_mm
         return cls(
             study=study.name,
             pixel_mm=max(spacing[-2:]) if spacing else own,
+            slice_mm=(spacing[0] if spacing and len(spacing) == 3 else apart) if plan.patch else None,
             model=study.student.model,
             options=study.student.options,
             classes=study.task.classes,

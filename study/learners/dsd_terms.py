@@ -17,6 +17,8 @@ ENCODER, DECODER = ("E1", "E2", "E3", "E4"), ("D4", "D3", "D2", "D1")
 """Stages in the order of the pass: the last of a side teaches the others (DSD, section 2.3)."""
 SMOOTH = 1e-5
 """Of numerator and denominator of Dice, as MONAI's losses have it."""
+TINY = 1e-38
+"""The least that float32 divides by."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ def dce(logits: Tensor, target: Target, *, squared: bool = False) -> Tensor:
     overlap = (probs * target.one_hot).sum(2)
     total = (probs.square() if squared else probs).sum(2) + target.counts
     smooth = 0.0 if squared else SMOOTH
-    dice = 1 - (2 * overlap + smooth) / (total + smooth)
+    # a class that is absent, and so unlikely that its squares vanish, has 0 / 0 there
+    dice = 1 - (2 * overlap + smooth) / (total + smooth).clamp_min(TINY)
     return dice.mean() - (logs * target.one_hot).sum() / (len(logs) * logs.shape[2])
 
 

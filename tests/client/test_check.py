@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from client.check import check
@@ -175,3 +176,20 @@ def test_real_folders(name: str) -> None:
     counts = (report.count("training"), report.count("answering only"), report.count("no"), len(report.problems))
     assert counts == REAL[name]
     assert report.usable is any(counts[:2])
+
+
+def test_channels_and_a_header_without_orientation(tmp_path: Path) -> None:
+    affine = np.diag([1.0, 1, 1, 1])
+    four = np.random.default_rng(0).normal(9, 1, (12, 10, 8, 2)).astype(np.float32)
+    nib.save(nib.Nifti1Image(four, affine), tmp_path / "a.nii.gz")
+    plain = nib.Nifti1Image(four[..., 0], affine)
+    plain.set_sform(None, 0)
+    plain.set_qform(None, 0)
+    nib.save(plain, tmp_path / "b.nii.gz")
+    one, two = check(tmp_path), check(tmp_path, channels=2)
+    assert [row.oriented for row in one.rows] == [False]
+    assert "`--channels`" in one.problems[0].fix
+    assert [row.case for row in two.rows] == ["a"]
+    console = Console(record=True, width=200)
+    one.print(console)
+    assert "1 of them do not say how they lie in the patient" in console.export_text()

@@ -45,7 +45,7 @@ def test_what_differs_is_told(make_run: MakeRun) -> None:
     assert card
     write_card(folder, card.model_copy(update={"made_on": card.made_on | {"torch": "1.0", "processor": "abacus"}}))
     origin = json.loads((folder / "origin.json").read_bytes())
-    (folder / "origin.json").write_text(json.dumps(origin | {"record": True}))
+    (folder / "origin.json").write_text(json.dumps(origin | {"record": True, "begun": "other"}))
     Run(folder).event("started", **card.made_on | {"numpy": "0.9"})
     torch.nn.init.normal_(next(run.teachers["north"].parameters()))
     run.answer("north")
@@ -61,6 +61,7 @@ def test_what_differs_is_told(make_run: MakeRun) -> None:
         "numpy: 0.9 → ",
         "settings: ",
         "weights: how answers",
+        "weights: the student that it began with",
         "data: answers of north: attention/0, ",
     ):
         assert line in told

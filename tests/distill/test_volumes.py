@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,9 @@ from distill import schemes
 from distill.answered import open_rounds
 from distill.batches import plain
 from distill.export import export
-from distill.job import run_job
+from distill.job import new_scheme, run_job
+from distill.model_card import write_model_card
+from distill.onnx_graph import network_graph
 from distill.predict import predict
 from distill.schemes import scheme_class
 from distill.sources import LiveTeachers
@@ -131,6 +135,17 @@ def test_a_student_of_volumes_reads_a_whole_scan_in_both_its_forms(made: MadeRun
     done = export(folder, tmp_path)
     assert done.figures["ONNX"].dice == pytest.approx(done.figures["PyTorch"].dice, abs=1e-3)
     assert (predict(scan, tmp_path / "student.onnx").labels == found.labels).mean() > 0.999
+    card = write_model_card(done).read_text()
+    (taken,) = onnxruntime.InferenceSession(str(tmp_path / "student.onnx")).get_inputs()
+    assert f"One input, `{taken.name}` ({', '.join(map(str, taken.shape))}), float32" in card
+    assert "patch by patch" in card
+    assert "Channels, in this order: t1, t2." in card
+    assert "slices about 2 mm apart" in card
+    assert "lowest to highest value become [0, 1], each channel by itself" in card
+    thick: Any = nib.load(scan)
+    nib.save(nib.Nifti1Image(np.asarray(thick.dataobj), thick.affine @ np.diag([1, 1, 5, 1])), tmp_path / "thick.nii")
+    with pytest.raises(InputError, match=r"slices lie 10\.00 mm apart, the student's 2\.00 mm"):
+        predict(tmp_path / "thick.nii", folder)
     one_channel = tmp_path / "one.nii.gz"
     nib.save(nib.Nifti1Image(np.random.default_rng(0).random((36, 24, 19), np.float32), np.eye(4)), one_channel)
     with pytest.raises(InputError, match="1 channel in the file, and the study names 2"):
@@ -177,6 +192,10 @@ def test_a_student_begins_with_another_s_weights_and_anew_where_these_have_chang
         run_job(made.study, made.folder, "supervised").weights_hash,
         load_student(made.folder / "distill" / "base")[0].weights_hash,
     }
+    card = made.folder / "distill" / "base" / "student.json"
+    os.utime(card, (1, 1))
+    run_job(study, made.folder, "supervised", label="on")
+    assert card.stat().st_mtime == 1, "who begins with it must not make it look younger than its answers"
     shutil.rmtree(made.folder / "distill" / "base")
     with pytest.raises(InputError, match="the student `base` that this one begins with is not there"):
         run_job(study, made.folder, "supervised", label="on")
@@ -224,6 +243,30 @@ def test_patches_are_varied_alike_at_the_site_and_centrally(made: MadeRun) -> No
     np.testing.assert_array_equal(seen, images)
     np.testing.assert_array_equal(outlines, masks)
     assert not np.array_equal(images, made.slices.images[np.array([1, 3])])
+
+
+@pytest.mark.parametrize("scheme", ["mod", "probe"])
+def test_regions_of_a_study_come_to_the_loss(scheme: str, made: MadeRun) -> None:
+    content = made.study.model_dump() | {"task": made.study.task.model_dump() | {"regions": {"all": ["shell", "core"]}}}
+    batch = plain(made.slices, None, np.array([0]))
+    losses = []
+    for study in (made.study, Study.model_validate(content)):
+        one = new_scheme(study, scheme, 0)
+        torch.manual_seed(0)
+        one.adapt(batch)
+        losses.append(float(one.loss(batch)["focal"].detach()))
+    assert losses[0] != losses[1]
+
+
+def test_small_networks_of_volumes_leave_as_onnx_and_one_that_cannot_says_so() -> None:
+    vit = models.create("vit-autoencoder", 1, 3, size=(16, 16, 16), patch=4, hidden=48, layers=1).eval()
+    graph = network_graph(vit, (1, 16, 16, 16))
+    images = torch.randn(3, 1, 16, 16, 16)
+    (logits,) = onnxruntime.InferenceSession(graph.SerializeToString()).run(None, {"images": images.numpy()})
+    with torch.no_grad():
+        assert_close(torch.from_numpy(logits), vit(images), atol=1e-4, rtol=1e-4)
+    with pytest.raises(InputError, match="a network that scans its tokens one after another has no ONNX graph"):
+        network_graph(models.create("segmamba", 1, 3, size=(32, 32, 32), width=8, hidden=16), (1, 32, 32, 32))
 
 
 @pytest.mark.parametrize("scheme", ["skd", "cirkd"])

@@ -27,6 +27,15 @@ def test_a_decathlon_task_is_named_as_its_file_names_it(tmp_path: Path) -> None:
     check_names(write(tmp_path, {"labels": {"background": 0, "edema": 1, "whole": [1, 2]}}), CLASSES[:2], [])
 
 
+def test_labels_that_only_regions_name_may_be_called_anything(tmp_path: Path) -> None:
+    regions = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": 3}
+    check_names(write(tmp_path, {"labels": regions}), ["background", "edema", "necrosis", "enhancing-tumor"], [])
+    with pytest.raises(InputError, match="has no label 4, which the study calls `other`"):
+        check_names(tmp_path, ["background", "edema", "necrosis", "enhancing tumor", "other"], [])
+    with pytest.raises(InputError, match="calls label 3 `enhancing tumor`, the study `core`"):
+        check_names(tmp_path, ["background", "edema", "necrosis", "core"], [])
+
+
 @pytest.mark.parametrize(
     ("classes", "channels", "words"),
     [

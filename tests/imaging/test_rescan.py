@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from imaging.cohort import inspect
 from imaging.commands import rescan_command
 from imaging.errors import InputError
+from imaging.phantom import make, write_cohort
 from imaging.phantom_files import write_nifti
 from imaging.rescan import Effects, rescan, write_rescanned
 from imaging.volume import Volume
@@ -121,6 +123,26 @@ def test_a_folder_of_other_scans_is_left_alone(ward: Path, tmp_path: Path) -> No
         write_rescanned(ward, tmp_path / "out", EFFECTS, seed=4)
     with pytest.raises(InputError, match="patients 7 to 9 are asked for, and there are 4"):
         write_rescanned(ward, tmp_path / "none", EFFECTS, seed=4, patients=(7, 9))
+
+
+def test_scans_of_another_kind_are_no_patients_here(tmp_path: Path) -> None:
+    for profile, folder in (("decathlon", "a"), ("promise12", "b")):
+        write_cohort(profile, tmp_path / "mixed" / folder, cases=1, seed=0, format="dicom")
+    done = write_rescanned(tmp_path / "mixed", tmp_path / "out", EFFECTS, seed=0, patients=(0, 1))
+    (case,) = inspect(tmp_path / "out").cases
+    assert case.read_image().array.shape == make("promise12", seed=0, index=0).image.array.shape
+    assert [problem.what for problem in done.problems] == ["the scan is CT, and MR alone can be scanned again"]
+
+
+def test_a_scan_that_cannot_be_read_costs_the_others_nothing(ward: Path, tmp_path: Path) -> None:
+    bad = scan()
+    bad.array[0, 0, 0] = np.nan
+    shutil.rmtree(ward / "sub-5")
+    write_nifti(ward / "sub-5" / "visit0", bad, None, note="a test")
+    done = write_rescanned(ward, tmp_path / "out", EFFECTS, seed=0)
+    assert ["NaN" in problem.what for problem in done.problems] == [True]
+    assert len(inspect(tmp_path / "out").cases) == 4
+    assert not list((tmp_path / "out" / "patient-0000").iterdir()), "its number stays its own"
 
 
 def test_the_command_tells_what_it_wrote_and_put_aside(

@@ -132,3 +132,31 @@ def test_a_pass_that_counts_and_one_that_does_not_go_back_together() -> None:
     with pytest.raises(RuntimeError, match="stop"), statistics_kept(toy):
         raise RuntimeError("stop")
     assert layer(toy, "1", nn.BatchNorm3d).num_batches_tracked == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "side"),
+    [
+        ("unetr", {"width": 4, "hidden": 48}, 32),
+        ("swin-unetr", {"width": 12}, 64),
+        ("unetr++", {"width": 8}, 64),
+        ("segmamba", {"width": 8, "hidden": 16}, 32),
+    ],
+)
+def test_what_leads_beside_the_bottom_is_left_out_and_comes_back(name: str, options: dict[str, int], side: int) -> None:
+    network = models.create(name, 1, 2, size=(side,) * 3, **options).eval()
+    images, passed = torch.rand(1, 1, side, side, side), []
+    assert network.bottom is not None
+    with torch.no_grad(), models.tap(network, [network.bottom.path]) as features:
+        before = network(images)
+        for path in network.beside:
+            layers = network.body.get_submodule(path).modules()
+            first = next(layer for layer in layers if [*layer.parameters(recurse=False)])
+            first.register_forward_hook(lambda *_: passed.append(1))
+        seen = up_to(network, network.bottom.path, images)
+        assert not passed
+        assert_close(seen, features[network.bottom.path], rtol=0, atol=0)
+        assert_close(network(images), before, rtol=0, atol=0)
+    assert passed
+    for path in network.beside[-1:]:
+        assert up_to(network, path, images).shape[0] == 1

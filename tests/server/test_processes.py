@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,16 @@ def test_a_lasting_process_that_ends_is_reported_while_a_job_runs(tmp_path: Path
         running.start(command(tmp_path, "sleep 0.2; echo the disk is full; kill -9 $$", "the service"), lasting=True)
         with pytest.raises(InputError, match=r"the service was ended by SIGKILL(.|\n)*the disk is full"):
             running.complete([command(tmp_path, "sleep 30")], tick=tick)
+
+
+def test_what_may_end_is_started_anew_as_often_as_it_may(tmp_path: Path) -> None:
+    script = f"echo x >> {tmp_path}/starts; echo no answer; exit 1"
+    once = replace(command(tmp_path, script, "an executor"), again=2)
+    with Processes(tmp_path / "processes.json") as running:
+        running.start(once, lasting=True)
+        with pytest.raises(InputError, match=r"an executor ended with exit code 1(.|\n)*no answer"):
+            running.complete([command(tmp_path, "sleep 30")], tick=tick)
+    assert (tmp_path / "starts").read_text() == "x\n" * 3
 
 
 def test_nothing_outlives_a_killed_simulation(tmp_path: Path) -> None:

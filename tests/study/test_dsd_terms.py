@@ -255,3 +255,11 @@ def test_a_weight_multiplies_its_term_and_0_leaves_it_out() -> None:
     assert list(terms(Dsd(eta=0))) == ["y", "kl_enc", "kl_dec"]
     assert list(terms(Dsd(variant="sde", alpha_decoder=5))) == ["y", "ds", "kl_enc"]
     assert Dsd(variant="feature-l2").weights == {"ds": 1, "kl_enc": 1, "kl_dec": 1, "l2": 1e-4}
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_a_class_that_is_absent_and_out_of_the_question_leaves_the_loss_finite(squared: bool) -> None:
+    logits = torch.zeros(1, 3, 2, 2, 2)
+    logits[:, 2] = -100.0
+    masks = torch.tensor([0, 1] * 4).reshape(1, 2, 2, 2)
+    assert torch.isfinite(dce(logits, Target.of(masks, 3), squared=squared))

@@ -13,7 +13,8 @@ def test_a_patch_beyond_memory_is_refused_with_the_batch_that_fits(monkeypatch: 
     monkeypatch.setattr(forecast, "memory_of", lambda device: 2 * 2**30)
     check_memory(network, (32, 32, 32), 2)
     words = (
-        "a step of 16 × 128 × 128 × 128 through `dynunet` needs 7.8 GiB, and there are 2.0 GiB; a batch of 4 would fit"
+        "a step of 16 × 128 × 128 × 128 through `dynunet` needs at least 7.8 GiB, and there are 2.0 GiB; "
+        "take a batch of 4 at most"
     )
     with pytest.raises(InputError, match=words):
         check_memory(network, (128, 128, 128), 16)

@@ -69,6 +69,9 @@ def open_scans(
     found = inspect(config.data, classes=classes, channels=assignment.task.inputs)
     usable = [case for case in found.cases if _fits(case, assignment)]  # first, as the study lead's numbers count
     cases = [case for case in select(usable, config.patients, config.masks) if case.labelled]
+    if not found.cases and found.problems:
+        first = found.problems[0]
+        raise InputError(f"the site has no scan that can be used: {first.what}", where=first.where, fix=first.fix)
     if not cases:
         raise InputError(
             f"the site has no outlined {assignment.task.modality} scan",

@@ -234,7 +234,10 @@ def check_contents(study: Study) -> None:
 
     for name in study.distill.students:
         plan = study.distill.of(name)
-        schemes.check_fits(plan.scheme, study.student_of(name), study.preprocess, plan)
+        try:
+            schemes.check_fits(plan.scheme, study.student_of(name), study.preprocess, plan)
+        except InputError as error:
+            raise InputError(error.what, where=f"study `{study.name}`, student `{name}`", fix=error.fix) from error
     rows = {row["name"]: row["contents"] for row in scheme_rows(study.distill)}
     for name in study.distill.students:
         if lacking := [content for content in rows[name] if content not in study.answers.contents]:

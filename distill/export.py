@@ -26,8 +26,9 @@ from study.student import WEIGHTS, StudentCard
 from study.training import use_threads
 
 FILES = {"PyTorch": WEIGHTS, "ONNX": "student.onnx", "int8": "student-int8.onnx"}
-TOLERANCE = 1e-4
-"""A logit of the exported student is at most so far from PyTorch's."""
+TOLERANCE = {2: 1e-4, 3: 1e-3}
+"""A logit of the exported student of slices, or of volumes, is at most so far from PyTorch's: at the bottom of a patch
+of 32 voxels an instance norm is over 8 values, and a rounding there is a larger part of their deviation."""
 TIED = 0.2
 """Share of slices that may differ by more where a network puts values back where their maxima stood (ENet).
 
@@ -76,7 +77,7 @@ def export(student: Path, out: Path | None = None) -> Export:
         readers = {"PyTorch": reader_of(card, network)}
         readers |= {form: exported.reader_of(file, threads=1) for form, file in files.items()}
         figures = measure(readers, study, run, slices, cases)
-        check(figures["ONNX"].far, graph, student)
+        check(figures["ONNX"].far, graph, student, tolerance=tolerance_of(study))
         for file in files.values():
             write_bytes(folder / file.name, file.read_bytes())
         sizes = {form: file.stat().st_size for form, file in {"PyTorch": student / WEIGHTS, **files}.items()}
@@ -113,9 +114,14 @@ def measure(
     return joined(rows[1:])
 
 
-def check(far: list[float], graph: ModelProto, student: Path) -> None:
+def tolerance_of(study: Study) -> float:
+    """How far a logit of the study's exported student may be from PyTorch's."""
+    return TOLERANCE[len(study.preprocess.shape)]
+
+
+def check(far: list[float], graph: ModelProto, student: Path, *, tolerance: float = TOLERANCE[2]) -> None:
     """InputError unless the logits of ONNX are PyTorch's, as far as the network itself is certain."""
-    beyond = np.mean([not difference <= TOLERANCE for difference in far])  # NaN is beyond, too
+    beyond = np.mean([not difference <= tolerance for difference in far])  # NaN is beyond, too
     scatters = any(node.op_type == "ScatterElements" for node in graph.graph.node)
     if beyond > (TIED if scatters else 0):
         what = f"ONNX Runtime's logits differ from PyTorch's by {max(far):.1e} in {beyond:.0%} of slices"

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import models
-from distill.export import FILES, TOLERANCE, Export
+from distill.export import FILES, Export, tolerance_of
 from distill.predict import COARSEST
 from distill.records import evaluations, phantoms_of, rescanned_of
 from distill.report_tables import cell, pooled
@@ -45,7 +45,7 @@ def dice_cost(done: Export) -> str:
 def _content(done: Export) -> dict[str, Any]:
     """Everything the template names."""
     far, plan = done.figures["ONNX"].far, done.study.preprocess
-    within = [difference for difference in far if difference <= TOLERANCE]
+    within = [difference for difference in far if difference <= tolerance_of(done.study)]
     return {
         "card": done.card,
         "phantoms": phantoms_of(done.study),

@@ -73,8 +73,8 @@ def phantom_command(
 
 
 def rescan_command(
-    source: Annotated[Path, Argument(metavar="FOLDER", help="Scans with their masks; only ever read.")],
-    folder: Annotated[Path, Argument(metavar="OUT", help="Where the patients go; new, or the same again to go on.")],
+    scans: Annotated[Path, Argument(metavar="FOLDER", help="Scans with their masks; only ever read.")],
+    out: Annotated[Path, Argument(metavar="OUT", help="Where the patients go; new, or the same again to go on.")],
     gamma: Annotated[float, Option("--gamma", min=0.1, max=10, help="Contrast: each signal to this power.")] = 1.0,
     shading: Annotated[
         float, Option("--shading", min=0, max=2, help="Deviation of a slow bias field (log scale).")
@@ -102,15 +102,19 @@ def rescan_command(
     """
     from rich.console import Console
 
+    from imaging.errors import InputError
     from imaging.rescan import Effects, write_rescanned
 
     effects = Effects(gamma=gamma, shading=shading, blur_mm=blur_mm, noise=noise)
+    if effects == Effects():
+        raise InputError("no effect of another scanner is named", fix="name one or more, such as `--noise 0.05`")
     with _bar(Console(stderr=True), "writing scans") as told:
-        found = write_rescanned(source, folder, effects, seed=seed, patients=patients, progress=told)
+        found = write_rescanned(scans, out, effects, seed=seed, patients=patients, progress=told)
     console = Console(soft_wrap=True)
     for problem in found.problems:
         console.print(f"put aside: {problem.where}: {problem.what}; {problem.fix}", markup=False, highlight=False)
-    console.print(f"{found.patients} patients in {folder}", markup=False, highlight=False)
+    plural = "s" * (found.patients != 1)
+    console.print(f"{found.patients} patient{plural} in {out}", markup=False, highlight=False)
 
 
 @contextmanager

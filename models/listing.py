@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 
 from models.entry import Spec
-from models.registry import create
+from models.registry import create, spec
 
 
 def row(
@@ -77,6 +77,9 @@ def tabulated(title: str, second: str, rows: list[tuple[str, dict[str, Any]]]) -
     for label, each in rows:
         taps = ", ".join(f"{tap['channels']}/{tap['stride']}" for tap in each["taps"].values())
         shown.add_row(each["name"], label, *figures(each), taps)
+    options = {each["name"]: ", ".join(spec(each["name"]).options) for _, each in rows}
+    shown.caption = "Options: " + "; ".join(f"{name} {own}" for name, own in options.items() if own)
+    shown.caption_justify = "left"
     return shown
 
 

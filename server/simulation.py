@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from imaging.errors import InputError
+from imaging.label_file import check_names
 from server.averaging import Averaging, state_path
 from server.evaluate import Evaluation
 from server.federation import Federation
@@ -46,7 +47,10 @@ def simulate(study: Study, folder: Path, console: Console, *, until: str = "repo
 
 
 def check(study: Study, *, sourced: bool = True) -> None:
-    """InputError, before anything is started, where scans are missing; `sourced`: every site must name some."""
+    """InputError, before anything is started, where scans are missing, or their own file names labels otherwise.
+
+    `sourced`: every site must name some.
+    """
     sources = {f"site {site.name}": site.source for site in study.sites}
     if none := [who for who, source in sources.items() if source is None and sourced]:
         fix = 'add `source = { folder = "…" }` or `source = { phantom = "…", cases = 12 }` there'
@@ -55,6 +59,8 @@ def check(study: Study, *, sourced: bool = True) -> None:
     for who, source in sources.items():
         if isinstance(source, FolderSource) and not source.folder.is_dir():
             raise InputError(f"the scans of {who} are missing", where=source.folder, fix="mend it in the study")
+        if isinstance(source, FolderSource):
+            check_names(source.folder, study.task.classes, study.task.channels)
 
 
 class Simulation:

@@ -121,6 +121,10 @@ def _inspected(study: Study, index: int, source: Source, run_folder: Path) -> In
     inspection = inspect(folder, classes=study.classes, channels=study.task.inputs)
     usable = [case for case in inspection.cases if case.modality in ("", study.task.modality)]
     foreign = [_foreign(case, study.task.modality) for case in inspection.cases if case not in usable]
+    if not usable and inspection.problems:
+        first, more = inspection.problems[0], len(inspection.problems) - 1
+        others = f" (and {more} more problem{'s' * (more > 1)})" if more else ""
+        raise InputError(f"no scan can be used: {first.what}{others}", where=first.where, fix=first.fix)
     try:
         cases = select(usable, source.chosen, source.masks)
     except InputError as error:

@@ -39,8 +39,10 @@ def study_command(
         if as_json:
             console.print_json(study.model_dump_json())
         else:
-            size = f"{len(study.sites)} sites, {study.classes} classes"
-            console.print(f"[bold]{study.name}[/] is sound: {size}, hash {study.hash()}")
+            size = f"{len(study.sites)} site{'s' * (len(study.sites) > 1)}, {study.classes} classes"
+            console.print(
+                f"[bold]{study.name}[/] is sound as a file: {size}, hash {study.hash()}; no scan was looked at"
+            )
         return
     rows = reference()
     if as_json:

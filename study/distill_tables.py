@@ -276,6 +276,10 @@ class Distill(Plan):
         return self
 
     def _check_start(self, name: str) -> None:
+        own = self.variants.get(name, {}).get("start")
+        if own is not None and own not in self.students:
+            named = ", ".join(self.students)
+            raise ValueError(f"`variants.{name}.start`: no student of this study is called `{own}`. There are: {named}")
         passed = [name]
         while (start := self.of(passed[-1]).start) is not None and start in self.students:
             if start in passed:

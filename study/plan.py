@@ -95,6 +95,7 @@ class Study(Plan):
             wanted = "window" if self.task.modality == "CT" else "percentile-zscore"
             raise ValueError(f'{self.task.modality} needs `normalise = "{wanted}"` in `[preprocess]`')
         self._check_scanners()
+        self._check_starts()
         networks: list[Student | Teacher] = [*map(self.student_of, self.distill.students), *map(self.teacher_of, names)]
         for network in networks:
             check_options(network.model, network.options)
@@ -106,6 +107,12 @@ class Study(Plan):
         simulated = any(isinstance(source, FolderSource) and source.scanner for source in sources)
         if simulated and (self.task.modality, self.task.inputs) != ("MR", 1):
             raise ValueError("`scanner` simulates one sequence of MR; leave it out")
+
+    def _check_starts(self) -> None:
+        for name in self.distill.students:
+            start = self.distill.of(name).start
+            if start in self.distill.students and self.student_of(start) != self.student_of(name):
+                raise ValueError(f"student `{name}` begins with the weights of `{start}`, which is another network")
 
     def _check_splits(self) -> None:
         if self.answers.contents and not self.teacher.split[0]:

@@ -55,6 +55,10 @@ def check_fits(name: str, student: Student, preprocess: Preprocess, plan: Distil
     why = _misfit(name, student, preprocess)
     if why:
         raise InputError(f"scheme `{name}` {why}", fix="leave it out, or change the study's student or patch")
+    stages = models.spec(student.model).build_with(student.options).stages
+    if name == "mod" and plan.mod.stage is not None and plan.mod.stage not in stages:
+        fix = f"`{student.model}` has {', '.join(stages)}" if stages else "leave it out: this network has no U"
+        raise InputError(f"`mod.stage` is `{plan.mod.stage}`, which is no stage of the network", fix=fix)
     if name == PROBE and plan.start is None:
         fix = f'name it, such as by `--set start=mod`, or in a variant: `{{ scheme = "{PROBE}", start = "mod" }}`'
         raise InputError(f"`{name}` judges the features of a student that is trained, and none is named", fix=fix)

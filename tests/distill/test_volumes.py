@@ -235,6 +235,13 @@ def test_logits_of_patches_travel_in_fewer_bits_and_on_coarser_grids(
     assert np.abs(found - whole).mean() < apart * whole.std()
 
 
+def test_a_folder_of_other_channels_says_so(made: MadeRun, tmp_path: Path) -> None:
+    task = made.study.task.model_copy(update={"channels": ["t1", "t2", "flair"]})
+    words = r"no scan can be used: 2 channels in the file, and the study names 3 \(and 9 more problems\); put all"
+    with pytest.raises(InputError, match=words):
+        lead_slices(made.study.model_copy(update={"task": task}), tmp_path)
+
+
 def test_patches_are_varied_alike_at_the_site_and_centrally(made: MadeRun) -> None:
     numbers = numbered(made.slices, np.array([1, 3]), 1)
     images, masks = pictures(made.slices, numbers, seed=made.study.seed, augment=made.study.augment)

@@ -171,6 +171,16 @@ def test_scans_are_written_also_where_hospitals_have_their_own(tmp_path: Path, u
         simulate(study.model_copy(update={"student": lead, "sites": sites}), tmp_path / "run", Console(), until=until)
 
 
+def test_names_that_a_site_s_own_file_gives_otherwise_stop_it_before_anything_is_started(tmp_path: Path) -> None:
+    (tmp_path / "ward").mkdir()
+    (tmp_path / "ward" / "dataset.json").write_text('{"labels": {"0": "background", "1": "bladder"}}')
+    study = read_study(ROOT / "studies" / "prostate.toml")
+    site = study.sites[0].model_copy(update={"source": FolderSource(folder=tmp_path / "ward")})
+    with pytest.raises(InputError, match="calls label 1 `bladder`, the study `prostate`"):
+        simulate(study.model_copy(update={"sites": [site]}), tmp_path / "run", Console())
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_phase_that_failed_stops_the_simulation_in_its_words(tmp_path: Path) -> None:
     run = Run(tmp_path)
     federation = Federation.__new__(Federation)

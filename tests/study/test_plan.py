@@ -128,6 +128,12 @@ def test_a_site_and_the_student_have_no_patient_in_common(read: Callable[..., St
         ("distill.variants", {"x": {"steps": "9"}}, "distill: `variants.x`: steps: should be a whole number, got"),
         ("distill.variants", {"x": {"stpes": 9}}, "`variants.x`: stpes: is not a key of [distill], did you mean"),
         ("distill.variants", {"x": {"split": [1, 0, 0]}}, "`variants.x.split` cannot differ"),
+        ("distill.variants", {"a": {"start": "amtdk"}}, "no student of this study is called `amtdk`"),
+        (
+            "distill.variants",
+            {"a": {"start": "amtkd", "network": "enet"}},
+            "student `a` begins with the weights of `amtkd`, which is another network",
+        ),
         ("distill.variants", {"a": {"start": "b"}, "b": {"start": "a"}}, "`start` leads in a circle: a, b, a"),
         ("distill.variants", {"x": {"without": ["nort"]}}, "no site is called `nort`, did you mean `north`?"),
         ("distill.without", ["north", "south"], "`distill.without` leaves no teacher"),

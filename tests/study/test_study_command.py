@@ -41,7 +41,7 @@ def test_json_holds_the_same() -> None:
 def test_a_study_is_checked_down_to_its_encoders(content: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "small.toml"
     path.write_text(tomli_w.dumps(content))
-    assert "small is sound: 2 sites, 3 classes" in ask(str(path)).stdout
+    assert "small is sound as a file: 2 sites, 3 classes" in ask(str(path)).stdout
     content["teacher"]["options"] = {"encoder": "resnet81"}
     path.write_text(tomli_w.dumps(content))
     error = ask(str(path)).exception

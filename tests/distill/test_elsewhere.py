@@ -72,7 +72,9 @@ def test_phantoms_that_are_gone_are_told_before_anything_is_linked(run: MadeRun,
     phantoms = run.study.student.model_copy(update={"sources": [PhantomSource(phantom="promise12", cases=2)]})
     study = run.study.model_copy(update={"student": phantoms})
     for folder in (run.folder, tmp_path / "out"):
-        with pytest.raises(InputError, match=r"there are no phantoms beside these answers; .* --until scans"):
+        with pytest.raises(
+            InputError, match=r"the scans made for the student are not beside these answers; .* --until scans"
+        ):
             begin(study, run.folder, folder)
         assert not (folder / "lead").is_symlink()
 

@@ -221,7 +221,7 @@ def test_channels_moved_together_move_as_they_would_alone() -> None:
     assert torch.equal(warp.move(x)[:, 2:3], warp.move(x[:, 2:3]))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**62), values=st.lists(st.integers(0, 255), min_size=2, max_size=4, unique=True))
 def test_moving_a_mask_invents_no_class(seed: int, values: list[int]) -> None:
     warp = draw(ALL, seed, size=(31, 37), n=2)

@@ -71,7 +71,7 @@ def test_rescale_slope_and_intercept_are_applied_slice_by_slice(tmp_path: Path, 
     assert case.modality == case.read_image().modality == "CT"
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     order=st.permutations(range(7)),
     turn=st.tuples(*[st.floats(-3, 3)] * 3),

@@ -142,7 +142,7 @@ def test_a_single_slice_compares_outlines_in_its_plane(seed: int) -> None:
     assert list(ours["assd"].values()) == pytest.approx(assd[0].tolist(), rel=1e-5)
 
 
-@settings(deadline=None, max_examples=7)
+@settings(max_examples=7)
 @given(seed=st.integers(0, 10_000), shift=st.tuples(st.integers(0, 4), st.integers(0, 22), st.integers(0, 28)))
 def test_distances_do_not_depend_on_the_field_of_view_around(seed: int, shift: tuple[int, int, int]) -> None:
     prediction, reference = labels(seed), labels(seed + 1)
@@ -158,7 +158,7 @@ def test_distances_do_not_depend_on_the_field_of_view_around(seed: int, shift: t
     assert alone == padded
 
 
-@settings(deadline=None, max_examples=7)
+@settings(max_examples=7)
 @given(seed=st.integers(0, 10_000))
 def test_prediction_and_reference_may_be_exchanged(seed: int) -> None:
     prediction, reference = labels(seed), labels(seed + 1)

@@ -185,7 +185,7 @@ def test_logits_are_interpolated_not_classes() -> None:
     assert_array_equal(to_native(logits, grid)[0, 5], np.arange(16) > 11)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     axes=st.sampled_from(ALL_AXES),
     size=st.tuples(st.integers(8, 40), st.integers(8, 40)),

@@ -31,7 +31,7 @@ def test_patches_cover_the_box_and_stay_within_the_stack() -> None:
     assert (counted(origins, PATCH, WHOLE)[BOX] > 0).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     side=st.integers(1, 9),
     size=st.integers(9, 40),

@@ -53,7 +53,7 @@ def test_the_worked_numbers() -> None:
 
 
 @given(tokens=integers(1, 3 * CHUNK))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_scan_is_the_recurrence(tokens: int) -> None:
     given_ = inputs(tokens)
     assert_close(selective_scan(**given_), step_by_step(**given_), rtol=1e-5, atol=1e-5)

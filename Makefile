@@ -24,7 +24,7 @@ simulate: .venv/.ready
 
 ## Three at a time, by files: tests of real processes wait for much of their time. The longest begin first.
 test: .venv/.ready
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --durations=12 tests/e2e tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --durations=12 tests/e2e $(filter-out tests/e2e/,$(wildcard tests/*/))
 
 lint: .venv/.ready
 	@$(BIN)/ruff check .

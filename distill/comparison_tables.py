@@ -86,14 +86,17 @@ def _head(trainings: Trainings) -> str:
 
 def _figures(trainings: Trainings, *, teachers: bool) -> str:
     """A line a student; above them what they are measured against, the teachers at everybody's patients."""
-    lines = ["| training | Dice | to all teachers | HD95 mm | VOE |", "|---|---|---|---|---|"]
     mark = trainings.teachers.get(MIXTURE)
+    lines = [
+        f"| training | Dice |{' to all teachers |' if mark else ''} HD95 mm | VOE |",
+        "|---" * (4 + bool(mark)) + "|",
+    ]
     rows = [(_teacher(name), runs) for name, runs in trainings.teachers.items() if teachers]
     for name, runs in [*rows, *((label, trainings.cases[label]) for label in trainings.labels)]:
         dice, hd95, voe = (run_figures(runs, metric) for metric in SHOWN)
         count = of_how_many([cases for by_site in runs for cases in by_site.values()])
-        far = f"{np.mean(dice - run_figures(mark, 'dice')):+.3f}" if mark else "–"
-        lines.append(f"| {name} | {mean_sd(dice, 3)} | {far} | {mean_sd(hd95, 1)}{count} | {mean_sd(voe, 3)} |")
+        far = f" {np.mean(dice - run_figures(mark, 'dice')):+.3f} |" if mark else ""
+        lines.append(f"| {name} | {mean_sd(dice, 3)} |{far} {mean_sd(hd95, 1)}{count} | {mean_sd(voe, 3)} |")
     told = "`To all teachers`: the distance to the mean of their probabilities. " if mark else ""
     return "\n".join(lines) + f"\n\nMean over sites, ± standard deviation over runs. {told}".rstrip()
 

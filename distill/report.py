@@ -68,6 +68,7 @@ def _content(run: Path, study: Study) -> dict[str, Any]:
         "classes": structures,
         "phantoms": phantoms_of(study),
         "rescanned": rescanned_of(study),
+        "pictures": study.preprocess.pictures,
         "warnings": [*_warnings(run), *_student_warnings(run, study.distill.scheme, cases)],
         "students": [Row(s, _across(cases[s], sites), s == study.distill.scheme) for s in schemes],
         "students_figure": figures.dots(_dice(cases), xlabel="Dice", title="Every test case") if schemes else "",

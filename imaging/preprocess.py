@@ -75,6 +75,11 @@ class Preprocess(BaseModel):
         """Of what a network sees: (H, W) of a slice, or (D, H, W) of a patch."""
         return self.patch or self.size
 
+    @property
+    def pictures(self) -> str:
+        """What several of these are called."""
+        return "patches" if self.patch else "slices"
+
     def fingerprint(self) -> str:
         """Twelve hex digits that change with any setting, and with this file's version."""
         unused = set() if self.patch else {"patch", "overlap", "thin"}

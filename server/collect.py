@@ -39,7 +39,8 @@ class Collection:
         self.shards = shards(study, self.cache)
         self.store = open_store(study, run.folder, self.cache, number)
         slices = sum(map(len, self.shards))
-        run.event("asking", shards=len(self.shards), slices=slices, sites=teachers, round=number)
+        seen = study.preprocess.pictures
+        run.event("asking", shards=len(self.shards), slices=slices, sites=teachers, round=number, pictures=seen)
         stores = [open_store(study, run.folder, self.cache, earlier) for earlier in range(number + 1)]
         self.kept = {(site, index) for site in teachers for store in stores for index in store.shards(site, ["logits"])}
         self.sites = [site for site in teachers if self._missing(site)]

@@ -52,8 +52,8 @@ WORDS: dict[str, Callable[[Event], str]] = {
     "sent-again": lambda e: f"{e['site']}: no reply yet, {e['message']} sent again",
     "taught": _taught,
     "asking": lambda e: (
-        f"{e['slices']} slices in {e['shards']} shards go to {', '.join(e['sites'])}"
-        + (f" (round {e['round'] + 1})" if e.get("round") else "")
+        f"{e['slices']} {e.get('pictures', 'slices')} in {e['shards']} shard{'s' * (e['shards'] != 1)} "
+        f"go to {', '.join(e['sites'])}" + (f" (round {e['round'] + 1})" if e.get("round") else "")
     ),
     "collected": lambda e: f"{e['site']}: shard {e['shard'] + 1} of {e['of']} ({e['bytes'] / 1e6:.1f} MB)",
     "withheld": lambda e: (

@@ -97,7 +97,7 @@ def test_a_student_is_distilled_again_after_late_answers(tmp_path: Path) -> None
 
 
 def test_students_wait_for_those_whose_weights_they_begin_with(tmp_path: Path) -> None:
-    variants = {"last": {"start": "then"}, "then": {"start": "mod"}, "beside": {"start": "from-before"}}
+    variants = {"last": {"start": "then"}, "then": {"start": "mod"}, "beside": {"steps": 9}}
     study = SimpleNamespace(distill=Distill(scheme="mod", compare=["uniform"], variants=variants))
     simulation = Simulation(*cast(Any, (study, Run(tmp_path), None, None)))
     assert [*simulation._in_order(study.distill.students)] == [["mod", "uniform", "beside"], ["then"], ["last"]]

@@ -165,7 +165,7 @@ def test_a_student_who_found_nothing_has_no_distance(run: Path, tmp_path: Path) 
         nothing = made_up(0.0, None)
         path.write_text(reply.model_copy(update={"test": [nothing] * 2}).model_dump_json(), encoding="utf-8")
     trainings = Trainings.read([run])
-    assert "| amtkd | 0.000 | – | – (0 of 6) |" in markdown(trainings, "supervised")
+    assert "| amtkd | 0.000 | – (0 of 6) |" in markdown(trainings, "supervised")
     write(trainings, "supervised", tmp_path)
     told = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert told["figures"]["amtkd"]["hd95"] == [None]

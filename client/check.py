@@ -172,8 +172,7 @@ def check(
     """Read every scan and mask below `folder`, one at a time, and say what each is good for.
 
     `classes` is how many the study has, the background included, `channels` how many sequences lie in each file.
-    `sheet` is where a picture of every
-    case that can be read goes (PNG).
+    `sheet` is where a picture of every case that can be read goes (PNG).
 
     Raises: InputError when there is no such folder, or the sheet is no PNG or cannot be written.
     """

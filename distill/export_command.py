@@ -19,10 +19,11 @@ def export_command(
     `preceptor export runs/prostate/distill/consensus` leaves student.onnx, student-int8.onnx and MODEL_CARD.md in its
     folder `export`.
 
-    Both files take a scan's own intensities at the student's spacing and normalise them themselves. The first gives
-    PyTorch's logits within 1e-4 (of volumes 1e-3) on the study lead's scans, or nothing is written (but for slices
-    where two pixels tie in a max-pooling, docs/export.md); what 8 bits cost in Dice, and a scan on this machine, stands
-    in the card. `preceptor predict --student student.onnx` reads both.
+    Both files take a scan's own intensities at the student's spacing and normalise them themselves; those of volumes
+    take patches that are normalised already. The first gives PyTorch's logits within 1e-4 (of volumes 1e-3) on the
+    study lead's scans, or nothing is written (but for slices where two pixels tie in a max-pooling, docs/export.md);
+    what 8 bits cost in Dice, and a scan on this machine, stands in the card. `preceptor predict --student student.onnx`
+    reads both.
     """
     from rich.console import Console
     from rich.table import Table

@@ -99,6 +99,7 @@ def run_job(
     seed = study.seed if seed is None else seed
     label = label or default_label(study, scheme, seed)
     check_label(label)
+    study = beginning(study, label)
     fabric, folder = fabric or fabric_of(study.distill), run_folder / "distill" / label
     with alone(folder) if fabric.is_global_zero else nullcontext():
         with fabric.rank_zero_first():
@@ -106,6 +107,13 @@ def run_job(
             if fabric.is_global_zero:
                 job.origin.settle(folder)
         return _kept(folder) or _trained(study, job, folder, progress, fabric)
+
+
+def beginning(study: Study, label: str) -> Study:
+    """The study for the student of that label: `distill.start` is for others, for nobody begins with itself."""
+    if study.distill.start != label:
+        return study
+    return study.model_copy(update={"distill": study.distill.model_copy(update={"start": None})})
 
 
 def check_label(label: str) -> None:
@@ -186,7 +194,7 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
     train, validation = parts["train"], cases_of(slices, parts["val"])
     learner = new_scheme(study, scheme, seed)
     plan = study.distill
-    begun = begin_with(learner.student, run_folder, study.distill.start) if study.distill.start else ""
+    begun = begin_with(learner.student, run_folder, plan.start) if plan.start else ""
     if plan.precision == "32":  # what is foretold is in 32 bits
         share = plan.batch // (plan.devices * plan.nodes)
         check_memory(learner.student, study.preprocess.shape, share, device_of(plan))

@@ -103,13 +103,14 @@ def rescan_command(
     from rich.console import Console
 
     from imaging.errors import InputError
-    from imaging.rescan import Effects, write_rescanned
+    from imaging.rescan import write_rescanned
+    from imaging.scanner import Scanner
 
-    effects = Effects(gamma=gamma, shading=shading, blur_mm=blur_mm, noise=noise)
-    if effects == Effects():
+    scanner = Scanner(gamma=gamma, shading=shading, blur_mm=blur_mm, noise=noise)
+    if scanner == Scanner():
         raise InputError("no effect of another scanner is named", fix="name one or more, such as `--noise 0.05`")
     with _bar(Console(stderr=True), "writing scans") as told:
-        found = write_rescanned(scans, out, effects, seed=seed, patients=patients, progress=told)
+        found = write_rescanned(scans, out, scanner, seed=seed, patients=patients, progress=told)
     console = Console(soft_wrap=True)
     for problem in found.problems:
         console.print(f"put aside: {problem.where}: {problem.what}; {problem.fix}", markup=False, highlight=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from imaging.errors import InputError
 from imaging.phantom_files import claim, write_nifti
 from imaging.phantom_scanner import MrScanner, acquire_mr, sensitivity
 from imaging.phantom_scene import Grid
+from imaging.scanner import Scanner
 from imaging.volume import Volume
 
 VERSION = 1
@@ -25,20 +26,8 @@ BRIGHTEST = 99.5
 """Percentile of a scan that noise is measured by: a few voxels in a vessel may be far brighter."""
 STORED = 1000.0
 """Whole numbers that stand for it."""
-
-
-@dataclass(frozen=True)
-class Effects:
-    """What the other scanner does to what this one saw, each where it is not as given here."""
-
-    gamma: float = 1.0
-    """Another sequence's contrast: each signal, 0 to 1, to this power."""
-    shading: float = 0.0
-    """Deviation of a slow bias field (log scale)."""
-    blur_mm: float = 0.0
-    """Full width at half maximum of an in-plane point spread function, beside the scan's own."""
-    noise: float = 0.0
-    """Deviation of each channel's noise, of the brightest signal (Rician once the magnitude is taken)."""
+FIELD_T = 3.0
+"""Nothing depends on it: a tag of phantoms."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +38,23 @@ class Rescanned:
     problems: tuple[Problem, ...]
 
 
-def rescan(image: Volume, effects: Effects, rng: np.random.Generator) -> Volume:
+def rescan(image: Volume, scanner: Scanner, rng: np.random.Generator) -> Volume:
     """The scan as the other scanner would have stored it, int16 (D, H, W), on the same grid."""
     low, high = np.percentile(image.array, (0, BRIGHTEST))
     signal = (np.maximum(image.array - np.float32(low), 0) / np.float32(max(high - low, 1e-6))) ** np.float32(
-        effects.gamma
+        scanner.gamma
     )
     d, h, w = image.array.shape
     grid = Grid((d, h, w), image.spacing_mm)
-    scanner = MrScanner(3.0, effects.blur_mm, effects.noise, effects.shading, STORED)
-    bias = sensitivity(rng, grid, effects.shading)
-    return replace(image, array=acquire_mr(rng, signal, bias, grid, scanner))
+    bias = sensitivity(rng, grid, scanner.shading)
+    magnet = MrScanner(FIELD_T, scanner.blur_mm, scanner.noise, scanner.shading, STORED)
+    return replace(image, array=acquire_mr(rng, signal, bias, grid, magnet))
 
 
 def write_rescanned(
     source: Path,
     folder: Path,
-    effects: Effects,
+    scanner: Scanner,
     *,
     seed: int,
     patients: tuple[int, int] | None = None,
@@ -76,8 +65,7 @@ def write_rescanned(
     `patient-0000/scan-0/image.nii.gz` and `mask.nii.gz`, in the order of the patients' ids and without the ids; a
     patient who is there already stays, one whose scans cannot be read has an empty folder. `patients` as in
     `cohort.select`, of those with MR scans; `progress(done, of)` after every patient.
-    Raises: InputError where nothing can be used, for a scan of several sequences, or a folder that holds something
-    else.
+    Raises: InputError where nothing can be used, or the folder holds something else.
     """
     found = inspect(source)
     problems = [*found.problems, *(_foreign(case) for case in found.cases if not _is_mr(case))]
@@ -85,7 +73,7 @@ def write_rescanned(
         cases = select(filter(_is_mr, found.cases), patients, None)
     except InputError as error:
         raise InputError(error.what, where=source, fix=error.fix) from error
-    content = {**asdict(effects), "source": str(source), "patients": patients and list(patients), "seed": seed}
+    content = {**scanner.model_dump(), "source": str(source), "patients": patients and list(patients), "seed": seed}
     claim(folder, MANIFEST, {"synthetic": False, "rescanned": content, "version": VERSION})
     by_patient = [list(own) for _, own in groupby(cases, key=lambda case: case.patient)]
     for number, own in enumerate(by_patient):
@@ -93,13 +81,13 @@ def write_rescanned(
         if not target.exists():
             with replacing(target) as temporary:
                 temporary.mkdir(parents=True)
-                problems += _write(temporary, own, effects, [VERSION, seed, number])
+                problems += _write(temporary, own, scanner, [VERSION, seed, number])
         if progress:
             progress(number + 1, len(by_patient))
     return Rescanned(len(by_patient), tuple(problems))
 
 
-def _write(folder: Path, cases: list[Case], effects: Effects, seed: list[int]) -> list[Problem]:
+def _write(folder: Path, cases: list[Case], scanner: Scanner, seed: list[int]) -> list[Problem]:
     """One patient's scans, and what could not be read of them."""
     problems = []
     for number, case in enumerate(cases):
@@ -108,7 +96,7 @@ def _write(folder: Path, cases: list[Case], effects: Effects, seed: list[int]) -
         except InputError as error:
             problems.append(Problem.of(error, case.files[0]))
             continue
-        again = rescan(image, effects, np.random.default_rng([*seed, number]))
+        again = rescan(image, scanner, np.random.default_rng([*seed, number]))
         write_nifti(folder / f"scan-{number}", again, mask, note=NOTE)
     return problems
 

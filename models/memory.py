@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
@@ -16,11 +14,11 @@ OF_A_WEIGHT = 16
 """Bytes: its value, its gradient, and Adam's two means."""
 
 
-def training_bytes(net: Network, size: tuple[int, ...], batch: int) -> int | None:
+def training_bytes(net: Network, size: tuple[int, ...], batch: int) -> int:
     """Bytes of weights, gradients, optimiser, and what the backward pass of a batch needs of the forward pass.
 
-    `size` is a slice's or a patch's. A lower bound: what a loss or a scheme adds is left out. None where the network
-    cannot be run without computing. The network is left as it was.
+    `size` is a slice's or a patch's. A lower bound: what a loss or a scheme adds is left out. The network is left as it
+    was.
     """
     learned = {name for name, _ in net.named_parameters()}
     state = {name: one.detach().to("meta").requires_grad_(name in learned) for name, one in net.state_dict().items()}
@@ -32,11 +30,10 @@ def training_bytes(net: Network, size: tuple[int, ...], batch: int) -> int | Non
         return tensor
 
     image = torch.empty(batch, net.in_channels, *size, device="meta")
-    with suppress(NotImplementedError, RuntimeError), saved_tensors_hooks(keep, lambda tensor: tensor):
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = functional_call(net, state, (image,))
-        activations = sum(one.untyped_storage().nbytes() for key, one in kept.items() if key not in weights)
-        return int(OF_A_WEIGHT * sum(weight.numel() for weight in net.parameters()) + activations + 4 * logits.numel())
-    return None
+    activations = sum(one.untyped_storage().nbytes() for key, one in kept.items() if key not in weights)
+    return int(OF_A_WEIGHT * sum(weight.numel() for weight in net.parameters()) + activations + 4 * logits.numel())
 
 
 def _storage(tensor: Tensor) -> int:

@@ -59,15 +59,8 @@ class Cohort:
         """Write what is missing of them."""
         source = self.source
         if isinstance(source, PhantomSource):
-            words = [
-                "phantom",
-                source.phantom,
-                str(self.folder),
-                "--cases",
-                str(source.cases),
-                "--format",
-                source.format,
-            ]
+            words = ["phantom", source.phantom, str(self.folder), "--format", source.format]
+            words += ["--cases", str(source.cases)]
         else:
             words = ["rescan", str(source.folder), str(self.folder), "--patients", *map(str, source.patients or ())]
             for key, value in source.scanner or ():

@@ -24,7 +24,7 @@ def check_memory(network: torch.nn.Module, size: tuple[int, ...], batch: int, de
     if not isinstance(inner, Network) or there is None:
         return
     needed = training_bytes(inner, size, batch)
-    if needed is not None and needed > there:
+    if needed > there:
         step = f"a step of {batch} × {' × '.join(map(str, size))} through `{inner.name}`"
         what = f"{step} needs at least {_gib(needed)}, and there are {_gib(there)}"
         most = _largest(inner, size, batch, there)
@@ -47,8 +47,8 @@ def memory_of(device: str) -> int | None:
 
 def _largest(network: Network, size: tuple[int, ...], batch: int, there: int) -> int:
     """The largest smaller batch that fits; 0 where none does."""
-    for smaller in range(batch - 1, 0, -1):
-        if (training_bytes(network, size, smaller) or 0) <= there:
+    for smaller in range(batch - 1, 1, -1):
+        if training_bytes(network, size, smaller) <= there:
             return smaller
     return 0
 

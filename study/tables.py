@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 import models
 from imaging.errors import InputError
+from imaging.scanner import Scanner
 from models.contents import DEFAULT, Content, Grid, Precision
 from study.dsd_table import Dsd, Missu
 from study.mod_table import Mod
@@ -99,14 +100,16 @@ class PhantomSource(Plan):
     """Only the first so many patients keep their masks; all when absent."""
     format: Literal["nifti", "dicom"] = "nifti"
     """NIfTI pairs, or a DICOM series with a DICOM SEG for each patient."""
-    chosen: ClassVar[None] = None
+    chosen: ClassVar[None] = None  # as `FolderSource.chosen`
 
     @property
     def made(self) -> str:
+        """As `FolderSource.made`."""
         return self.phantom
 
     @property
     def count(self) -> int:
+        """Patients that are written."""
         return self.cases
 
     @model_validator(mode="after")
@@ -114,19 +117,6 @@ class PhantomSource(Plan):
         if self.masks is not None and self.masks > self.cases:
             raise ValueError(f"`masks` is {self.masks}, and there are {self.cases} cases")
         return self
-
-
-class Scanner(Plan):
-    """`scanner = { blur_mm = 2.0, noise = 0.05 }`: another scanner simulated on real MR scans (`preceptor rescan`)."""
-
-    gamma: float = Field(1.0, ge=0.1, le=10)
-    """Contrast: each signal, 0 to 1 of the brightest, to this power."""
-    shading: float = Field(0.0, ge=0, le=2)
-    """Deviation of a slow bias field (log scale)."""
-    blur_mm: float = Field(0.0, ge=0, le=20)
-    """Width at half maximum of an in-plane blur."""
-    noise: float = Field(0.0, ge=0, le=1)
-    """Deviation of the noise, of the brightest signal."""
 
 
 class FolderSource(Plan):

@@ -206,6 +206,14 @@ def test_a_student_begins_with_another_s_weights_and_anew_where_these_have_chang
         run_job(study.model_copy(update={"student": wider}), made.folder, "supervised", label="wider")
 
 
+def test_the_student_that_others_begin_with_begins_afresh(made: MadeRun) -> None:
+    distill = made.study.distill.model_copy(update={"start": "afresh"})
+    study = made.study.model_copy(update={"distill": distill})
+    card = run_job(study, made.folder, "supervised", label="afresh")
+    assert card.weights_hash == run_job(made.study, made.folder, "supervised").weights_hash
+    assert card.settings.start is None
+
+
 def test_a_probe_of_nobody_is_refused(made: MadeRun) -> None:
     with pytest.raises(InputError, match="none is named; name it, such as by `--set start=mod`"):
         run_job(made.study, made.folder, "probe", label="nobody")

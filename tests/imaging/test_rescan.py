@@ -14,11 +14,12 @@ from imaging.commands import rescan_command
 from imaging.errors import InputError
 from imaging.phantom import make, write_cohort
 from imaging.phantom_files import write_nifti
-from imaging.rescan import Effects, rescan, write_rescanned
+from imaging.rescan import rescan, write_rescanned
+from imaging.scanner import Scanner
 from imaging.volume import Volume
 
 AFFINE = np.array([[0.0, 0, -1.5, 9], [0, -1.5, 0, 8], [3, 0, 0, -7], [0, 0, 0, 1]])
-EFFECTS = Effects(gamma=1.5, shading=0.3, blur_mm=3.0, noise=0.05)
+OTHER = Scanner(gamma=1.5, shading=0.3, blur_mm=3.0, noise=0.05)
 
 
 def scan(seed: int = 0, shape: tuple[int, int, int] = (6, 40, 44)) -> Volume:
@@ -34,8 +35,8 @@ def ratio(image: NDArray[np.int16]) -> float:
     return float(image[:, :5, 8:].mean() / image[2:5, 15:25, 17:27].mean())
 
 
-def of(**effect: float) -> Volume:
-    return rescan(scan(), Effects(**effect), np.random.default_rng(1))
+def of(**values: float) -> Volume:
+    return rescan(scan(), Scanner(**values), np.random.default_rng(1))
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_shading_is_slow_and_blur_stays_in_its_slice() -> None:
 
 def test_patients_keep_their_order_masks_and_places(ward: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    done = write_rescanned(ward, tmp_path / "out", EFFECTS, seed=3, progress=lambda *at: told.append(at))
+    done = write_rescanned(ward, tmp_path / "out", OTHER, seed=3, progress=lambda *at: told.append(at))
     former, cases = inspect(ward).cases, inspect(tmp_path / "out").cases
     assert (done.patients, told[-1]) == (4, (4, 4))
     assert len(cases) == len(former) == 5
@@ -97,7 +98,7 @@ def test_patients_keep_their_order_masks_and_places(ward: Path, tmp_path: Path) 
 
 def test_a_range_of_patients_and_a_seed(ward: Path, tmp_path: Path) -> None:
     for name, seed in (("one", 3), ("again", 3), ("other", 4)):
-        write_rescanned(ward, tmp_path / name, EFFECTS, seed=seed, patients=(1, 3))
+        write_rescanned(ward, tmp_path / name, OTHER, seed=seed, patients=(1, 3))
     one, again, other = (inspect(tmp_path / name).cases for name in ("one", "again", "other"))
     assert len(one) == 3
     pictures = [[case.read_image().array for case in cases] for cases in (one, again, other)]
@@ -107,28 +108,28 @@ def test_a_range_of_patients_and_a_seed(ward: Path, tmp_path: Path) -> None:
 
 def test_an_interrupted_cohort_goes_on(ward: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    write_rescanned(ward, out, EFFECTS, seed=3)
+    write_rescanned(ward, out, OTHER, seed=3)
     first = (out / "patient-0000/scan-0/image.nii.gz").stat().st_mtime_ns
     kept = (out / "patient-0002/scan-0/image.nii.gz").read_bytes()
     (out / "patient-0002").rename(out / ".patient-0002.12345678.tmp")
-    write_rescanned(ward, out, EFFECTS, seed=3)
+    write_rescanned(ward, out, OTHER, seed=3)
     assert (out / "patient-0002/scan-0/image.nii.gz").read_bytes() == kept
     assert (out / "patient-0000/scan-0/image.nii.gz").stat().st_mtime_ns == first
     assert not list(out.glob(".*"))
 
 
 def test_a_folder_of_other_scans_is_left_alone(ward: Path, tmp_path: Path) -> None:
-    write_rescanned(ward, tmp_path / "out", EFFECTS, seed=3)
+    write_rescanned(ward, tmp_path / "out", OTHER, seed=3)
     with pytest.raises(InputError, match="made otherwise"):
-        write_rescanned(ward, tmp_path / "out", EFFECTS, seed=4)
+        write_rescanned(ward, tmp_path / "out", OTHER, seed=4)
     with pytest.raises(InputError, match="patients 7 to 9 are asked for, and there are 4"):
-        write_rescanned(ward, tmp_path / "none", EFFECTS, seed=4, patients=(7, 9))
+        write_rescanned(ward, tmp_path / "none", OTHER, seed=4, patients=(7, 9))
 
 
 def test_scans_of_another_kind_are_no_patients_here(tmp_path: Path) -> None:
     for profile, folder in (("decathlon", "a"), ("promise12", "b")):
         write_cohort(profile, tmp_path / "mixed" / folder, cases=1, seed=0, format="dicom")
-    done = write_rescanned(tmp_path / "mixed", tmp_path / "out", EFFECTS, seed=0, patients=(0, 1))
+    done = write_rescanned(tmp_path / "mixed", tmp_path / "out", OTHER, seed=0, patients=(0, 1))
     (case,) = inspect(tmp_path / "out").cases
     assert case.read_image().array.shape == make("promise12", seed=0, index=0).image.array.shape
     assert [problem.what for problem in done.problems] == ["the scan is CT, and MR alone can be scanned again"]
@@ -139,7 +140,7 @@ def test_a_scan_that_cannot_be_read_costs_the_others_nothing(ward: Path, tmp_pat
     bad.array[0, 0, 0] = np.nan
     shutil.rmtree(ward / "sub-5")
     write_nifti(ward / "sub-5" / "visit0", bad, None, note="a test")
-    done = write_rescanned(ward, tmp_path / "out", EFFECTS, seed=0)
+    done = write_rescanned(ward, tmp_path / "out", OTHER, seed=0)
     assert ["NaN" in problem.what for problem in done.problems] == [True]
     assert len(inspect(tmp_path / "out").cases) == 4
     assert not list((tmp_path / "out" / "patient-0000").iterdir()), "its number stays its own"

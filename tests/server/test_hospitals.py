@@ -49,7 +49,7 @@ def test_a_cohort_is_written_once_it_is_marked_and_as_it_was_asked(tmp_path: Pat
     assert not cohorts(other, tmp_path)[0].written()
     words = first.command(tmp_path / "log").words
     assert words[words.index("phantom") :] == [
-        *("phantom", "promise12", str(first.folder), "--cases", "3", "--format", "dicom", "--seed", str(first.seed))
+        *("phantom", "promise12", str(first.folder), "--format", "dicom", "--cases", "3", "--seed", str(first.seed))
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,6 +12,9 @@ import models
 from imaging.errors import InputError
 from models.entry import Spec
 from models.listing import row, table
+
+if TYPE_CHECKING:
+    from study.learners import Alone
 
 TRAINING_ONLY = "training_only_parameters"
 
@@ -44,18 +47,20 @@ def models_command(
     preceptor models dynunet --classes 3 --option width=8 --scheme dsd --json
     """
     options = options_of(option or []) | ({"encoder": encoder} if encoder else {})
+    way = _way(scheme) if scheme else None
     every = map(models.spec, models.names())
-    chosen = [models.spec(name)] if name else [one for one in every if _fits(one, options, scheme)]
+    chosen = [models.spec(name)] if name else [one for one in every if _fits(one, options, way)]
     with Console(stderr=True).status("Counting parameters and FLOPs"):
         rows = [row(entry, classes, options) for entry in chosen]
-        for entry, each in zip(chosen, rows, strict=True) if scheme else ():
-            each[TRAINING_ONLY] = training_only(entry, classes, options, scheme or "")
+        if way:
+            for entry, each in zip(chosen, rows, strict=True):
+                each[TRAINING_ONLY] = training_only(entry, classes, options, way)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
     Console().print(table(rows))
-    for each in rows if scheme else ():
-        typer.echo(f"{each['name']}: {scheme} adds {each[TRAINING_ONLY]:,} parameters in training, none of which leave")
+    for each in rows if way else ():
+        typer.echo(f"{each['name']}: {way} adds {each[TRAINING_ONLY]:,} parameters in training, none of which leave")
 
 
 def options_of(words: list[str]) -> dict[str, str | int]:
@@ -69,27 +74,34 @@ def options_of(words: list[str]) -> dict[str, str | int]:
     return found
 
 
-def training_only(entry: Spec, classes: int, options: dict[str, str | int], scheme: str) -> int:
-    """Parameters that the scheme, by its default table, trains beside the network; InputError for an unknown one."""
+def training_only(entry: Spec, classes: int, options: dict[str, str | int], way: Alone) -> int:
+    """Parameters that this way to train, by its default table, trains beside the network."""
     from study import learners
-    from study.plan import Teacher, known
+    from study.plan import Teacher
 
-    try:
-        kind = learners.ALONE[learners.ALONE.index(known("scheme", scheme, list(learners.ALONE)))]
-    except ValueError as error:
-        raise InputError(str(error), fix="`--scheme dsd`") from error
     network = models.create(entry.name, 1, classes, size=entry.size, **options)
-    learner = learners.create(kind, network, Teacher(), learners.Shown(entry.size, 1, classes), steps=1)
+    learner = learners.create(way, network, Teacher(), learners.Shown(entry.size, 1, classes), steps=1)
     return _count(learner) - _count(network)
+
+
+def _way(word: str) -> Alone:
+    """The way to train of that name; InputError for an unknown one."""
+    from study.learners import ALONE
+    from study.tables import unknown
+
+    found = next((way for way in ALONE if way == word), None)
+    if found is None:
+        raise InputError(unknown("scheme", word, list(ALONE)), fix="`--scheme dsd`")
+    return found
 
 
 def _count(module: Any) -> int:
     return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
 
 
-def _fits(entry: Spec, options: dict[str, str | int], scheme: str | None) -> bool:
-    """Whether the network takes these options, and has what the scheme attaches to."""
+def _fits(entry: Spec, options: dict[str, str | int], way: Alone | None) -> bool:
+    """Whether the network takes these options, and has what that way to train attaches to."""
     if not all(option in entry.options for option in options):
         return False
     build = entry.build_with(options)
-    return not scheme or bool(build.bottom if scheme == "mod" else build.stages)
+    return not way or bool(build.bottom if way == "mod" else build.stages)

@@ -1,10 +1,11 @@
 """One student, bit for bit: a distillation without a break against the same one killed at random moments.
 
-    python benchmarks/killed_job.py STUDY ANSWERS [--kills 20] [--steps 200] [--scheme amtkd] [--json]
+    python benchmarks/killed_job.py STUDY [ANSWERS] [--kills 20] [--steps 200] [--scheme amtkd] [--json]
 
-`preceptor distill STUDY --answers ANSWERS` runs once whole. Then, `--kills` times and each time in a fresh folder, it
-is ended with SIGKILL at a moment drawn (seeded) from its whole time, start-up and reading of scans and answers
-included, and the same command runs again to its end. Compared are the SHA-256 of the students' weights.
+`preceptor distill STUDY --answers ANSWERS` runs once whole; a study that asks no teacher needs no answers. Then,
+`--kills` times and each time in a fresh folder, it is ended with SIGKILL at a moment drawn (seeded) from its whole time,
+start-up and reading of scans and answers included, and the same command runs again to its end. Compared are the SHA-256
+of the students' weights.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Kill:
 
 
 def start(chosen: argparse.Namespace, folder: Path) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-m", "preceptor", "distill", str(chosen.study), "--answers", str(chosen.answers)]
+    words = [sys.executable, "-m", "preceptor", "distill", str(chosen.study)]
+    words += ["--answers", str(chosen.answers)] if chosen.answers else []
     words += ["--out", str(folder), "--scheme", chosen.scheme, "--label", LABEL]
     words += ["--set", f"steps={chosen.steps}", "--set", f"validate_every={max(1, chosen.steps // 10)}"]
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -77,7 +79,7 @@ def kill_once(chosen: argparse.Namespace, folder: Path, after_s: float, expected
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
-    parser.add_argument("answers", type=Path, help="a run folder whose answers have been collected")
+    parser.add_argument("answers", type=Path, nargs="?", help="a run folder whose answers have been collected")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--scheme", default="amtkd")

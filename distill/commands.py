@@ -31,10 +31,12 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, 
 
 
 def distill_command(
-    run: Annotated[Path, typer.Argument(metavar="RUN|STUDY", help="A run's folder, or a study.toml with `--answers`.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN|STUDY", help="A run's folder, or a study.toml.")],
     answers: Annotated[
         Path | None,
-        typer.Option(help="For a study.toml: the run folder whose answers to learn from, or the `store` in one."),
+        typer.Option(
+            help="For a study.toml that asks teachers: the run folder whose answers to learn from, or its `store`."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -71,7 +73,8 @@ def distill_command(
     `preceptor distill runs/prostate --set weights.law=as-printed --label as-printed` changes one key of `[distill]`.
 
     `preceptor distill study.toml --answers runs/prostate --set student.model=enet --set steps=8000 --out runs/enet`
-    learns from answers that another run has collected, into a folder of its own.
+    learns from answers that another run has collected, into a folder of its own; a study that asks no teacher
+    (`answers.contents = []`) needs no `--answers`.
 
     `preceptor distill runs/prostate --set device=cuda --set devices=4 --label four` trains on four GPUs.
 
@@ -144,14 +147,9 @@ def _placed(
     from study.plan import read_study
     from study.run import read_study_of
 
-    if answers is None:
-        if run.is_file():
-            fix = "add `--answers RUN`, the folder of a run that has collected some"
-            raise InputError("a study file does not say which answers to learn from", where=run, fix=fix)
+    if answers is None and not run.is_file():
         if out is not None:
-            raise InputError(
-                "`--out` goes with a study file and `--answers`", fix="leave it out, or name the study.toml"
-            )
+            raise InputError("`--out` goes with a study file", fix="leave it out, or name the study.toml")
         study = read_study_of(run)
         if settings and label is None:
             raise InputError("`--set` makes another student than the study's", fix="name it with `--label`")
@@ -159,6 +157,9 @@ def _placed(
     if run.is_dir():
         raise InputError("learns from its own answers", where=run, fix="leave out `--answers`, or name a study.toml")
     study = changed(read_study(run), settings or [])
+    if answers is None and study.answers.contents:
+        fix = "add `--answers RUN`, the folder of a run that has collected some"
+        raise InputError("a study file does not say which answers to learn from", where=run, fix=fix)
     folder = out or Path("runs") / f"distill-{study.name}"
     begin(study, answers, folder)
     return folder, study

@@ -79,6 +79,24 @@ def test_phantoms_that_are_gone_are_told_before_anything_is_linked(run: MadeRun,
         assert not (folder / "lead").is_symlink()
 
 
+def test_a_study_that_asks_nobody_needs_no_answers(run: MadeRun, tmp_path: Path) -> None:
+    study, alone = study_file(run, answers={"contents": []}), ["--scheme", "supervised", "--json", "--out"]
+    told = CliRunner().invoke(app, ["distill", str(study), *alone, str(tmp_path / "out")], catch_exceptions=False)
+    beside = CliRunner().invoke(
+        app, ["distill", str(study), "--answers", str(run.folder), *alone, str(tmp_path / "beside")]
+    )
+    one, other = (StudentCard.model_validate_json(each.stdout) for each in (told, beside))
+    assert (one.teachers, one.weights_hash) == ([], other.weights_hash)
+    assert not (tmp_path / "out" / "store").exists()
+
+
+def test_phantoms_that_nobody_wrote_are_told(run: MadeRun, tmp_path: Path) -> None:
+    phantoms = run.study.student.model_copy(update={"sources": [PhantomSource(phantom="promise12", cases=2)]})
+    with pytest.raises(InputError, match=r"are in no run folder yet; `preceptor simulate STUDY.toml --out .* --until"):
+        begin(run.study.model_copy(update={"student": phantoms}), None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_run_that_collected_is_a_folder_for_its_own_answers(run: MadeRun) -> None:
     card = distil(study_file(run), run.folder, run.folder)
     assert card.teachers == ["north", "east", "south"]

@@ -3,9 +3,9 @@
     python benchmarks/killed_job.py STUDY [ANSWERS] [--kills 20] [--steps 200] [--scheme amtkd] [--json]
 
 `preceptor distill STUDY --answers ANSWERS` runs once whole; a study that asks no teacher needs no answers. Then,
-`--kills` times and each time in a fresh folder, it is ended with SIGKILL at a moment drawn (seeded) from its whole time,
-start-up and reading of scans and answers included, and the same command runs again to its end. Compared are the SHA-256
-of the students' weights.
+`--kills` times and each time in a fresh folder, it is ended with SIGKILL at a moment drawn (seeded) from its whole
+time, start-up and reading of scans and answers included, and the same command runs again to its end. Compared are the
+SHA-256 of the students' weights.
 """
 
 from __future__ import annotations

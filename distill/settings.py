@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from imaging.errors import InputError
@@ -48,7 +50,8 @@ def changed(study: Study, settings: list[str]) -> Study:
 
 
 def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    """A value as in study.toml or as in JSON, or else a word as it stands."""
+    for read in (json.loads, lambda words: tomllib.loads(f"value = {words}")["value"]):
+        with suppress(ValueError):
+            return read(text)
+    return text

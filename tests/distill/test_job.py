@@ -345,5 +345,7 @@ def test_an_unknown_scheme_writes_nothing(make_run: MakeRun) -> None:
 def test_what_the_sites_were_asked_about_cannot_be_set_for_one_job(make_run: MakeRun) -> None:
     run = make_run()
     assert changed(run.study, ["amtkd.alpha=0"]).distill.amtkd.alpha == 0
+    for written in ('{ law = "as-printed" }', '{"law": "as-printed"}'):
+        assert changed(run.study, [f"weights={written}"]).distill.weights.law == "as-printed"
     with pytest.raises(InputError, match=r"`split` decides which slices the sites were asked about; change it in"):
         changed(run.study, ["split=[0.8, 0.2, 0.0]"])

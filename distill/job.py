@@ -197,7 +197,7 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
     begun = begin_with(learner.student, run_folder, plan.start) if plan.start else ""
     if plan.precision == "32":  # what is foretold is in 32 bits
         share = plan.batch // (plan.devices * plan.nodes)
-        check_memory(learner.student, study.preprocess.shape, share, device_of(plan))
+        check_memory(learner.student, study.preprocess.shape, share, device_of(plan), beside=learner)
     rounds: tuple[StoredAnswers, ...] = ()
     if learner.needs.teachers != "none":
         rounds = open_rounds(study, run_folder, slices, learner.needs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -34,6 +34,13 @@ def training_bytes(net: Network, size: tuple[int, ...], batch: int) -> int:
         logits = functional_call(net, state, (image,))
     activations = sum(one.untyped_storage().nbytes() for key, one in kept.items() if key not in weights)
     return int(OF_A_WEIGHT * sum(weight.numel() for weight in net.parameters()) + activations + 4 * logits.numel())
+
+
+def weights_beside(network: nn.Module, trainer: nn.Module) -> int:
+    """Bytes of what `trainer` holds beside the network: heads that learn, and moving averages that do not."""
+    own = set(map(id, network.parameters()))
+    rest = [weight for weight in trainer.parameters() if id(weight) not in own]
+    return sum(weight.numel() * (OF_A_WEIGHT if weight.requires_grad else weight.element_size()) for weight in rest)
 
 
 def _storage(tensor: Tensor) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from imaging.errors import InputError
-from models.memory import training_bytes
+from models.memory import training_bytes, weights_beside
 from models.network import Network
 from models.taps import unwrapped
 
@@ -15,19 +16,23 @@ LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_by
 """Where Linux says what a container may have."""
 
 
-def check_memory(network: torch.nn.Module, size: tuple[int, ...], batch: int, device: str = "cpu") -> None:
-    """InputError where the network's weights and activations in one step need more memory than there is.
+def check_memory(
+    network: nn.Module, size: tuple[int, ...], batch: int, device: str = "cpu", beside: nn.Module | None = None
+) -> None:
+    """InputError where weights, and the network's activations in one step, need more memory than there is.
 
-    What a scheme adds is not foretold: `dsd` and `mod` keep up to 2.7 times as much beside a small network (measured).
+    `beside` is what trains the network, and holds it: a scheme or a learner, whose weights count too. What it computes
+    is not foretold: activations of `dsd` and of `mod` take up to twice the network's own, where that is small.
     """
     inner, there = unwrapped(network), memory_of(device)
     if not isinstance(inner, Network) or there is None:
         return
-    needed = training_bytes(inner, size, batch)
+    rest = weights_beside(inner, beside) if beside is not None else 0
+    needed = training_bytes(inner, size, batch) + rest
     if needed > there:
         step = f"a step of {batch} × {' × '.join(map(str, size))} through `{inner.name}`"
         what = f"{step} needs at least {_gib(needed)}, and there are {_gib(there)}"
-        most = _largest(inner, size, batch, there)
+        most = _largest(inner, size, batch, there - rest)
         fix = f"take a batch of {most} at most" if most else "choose a smaller `preprocess.patch`, or a lighter network"
         raise InputError(what, fix=fix)
 

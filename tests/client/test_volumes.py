@@ -13,6 +13,7 @@ from client.status import Status
 from client.teacher import build, load_teacher
 from client.training import Course
 from imaging.preprocess import Preprocess
+from study.draws import derived
 from study.plan import Teacher
 from study.wire import Assignment, Shard
 from tests.client.hospital import CLASSES, make_assignment, write_site
@@ -48,6 +49,10 @@ def test_a_teacher_that_teaches_itself_keeps_nothing_of_it_and_goes_on_as_if_nev
     assert teacher.weights_hash == card.weights_hash
     assert card.finished
     assert set(teacher.network.state_dict()) == set(build(course.assignment, fresh=True).state_dict())
+    torch.manual_seed(derived(course.batches.seed, "weights"))
+    initial = build(course.assignment, fresh=True).state_dict()
+    moved = [not torch.equal(value, initial[name]) for name, value in teacher.network.state_dict().items()]
+    assert all(moved), "what leaves, an average too, has followed the training"
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in teacher.network.modules())
     images, masks = course.scans.cache.images[:][:5], course.scans.cache.masks[:][:5]
     shard = Shard(course.assignment, 0, np.arange(5), images, masks)

@@ -169,6 +169,13 @@ def test_what_teaches_a_network_beside_its_masks_survives_an_interruption(scheme
     assert set(network.state_dict()) == set(bare.state_dict())
 
 
+def test_the_moving_average_that_leaves_has_followed_the_training(made: MadeRun) -> None:
+    run_job(made.study, made.folder, "mod", label="mod-average")
+    _, network = load_student(made.folder / "distill" / "mod-average")
+    initial = new_scheme(made.study, "mod", made.study.seed).student.state_dict()
+    assert all(not torch.equal(value, initial[name]) for name, value in network.state_dict().items())
+
+
 def test_a_probe_learns_an_output_layer_alone_on_what_another_student_has_learned(made: MadeRun) -> None:
     first = run_job(made.study, made.folder, "dsd", label="dsd-probed")
     distill = made.study.distill

@@ -150,6 +150,15 @@ def test_each_stage_fires_once_a_pass(trained: Trained) -> None:
     assert set(trained.fired.values()) == {1}
 
 
+def test_encoder_stages_feed_the_decoder_stages_of_their_size(trained: Trained) -> None:
+    if not trained.net.stages:
+        return
+    order = list(trained.fired)
+    when = {name: order.index(stage.path) for name, stage in trained.net.stages.items()}
+    assert all(when[encoder] < when[decoder] for encoder, decoder in (("E4", "D3"), ("E3", "D2"), ("E2", "D1")))
+    assert when["D4"] < when["D3"] < when["D2"] < when["D1"]
+
+
 def test_the_bottom_and_both_taps_are_maps_of_the_documented_shape(trained: Trained) -> None:
     small, bottom = trained.small, trained.net.bottom
     assert bottom is not None

@@ -15,7 +15,10 @@ import models
 from imaging.errors import InputError
 from models.entry import Stage
 from models.network import Network
+from models.partial import up_to
+from study.learners.masking import patches_of
 from study.learners.mod import Mod, stage_of
+from study.learners.tokenizer import warmth
 from study.mod_table import Mod as Table
 
 SIZE = (12, 8, 20)
@@ -174,6 +177,29 @@ def test_the_learned_value_is_learned_and_zero_stays() -> None:
     assert learner(mask_value="zero").value is None
 
 
+@pytest.mark.parametrize("target", ["view", "input"])
+def test_the_terms_are_those_of_two_views_that_the_average_reads_whole(target: str) -> None:
+    mod, (images, _) = learner(target=target), batch()
+    train(mod, optimiser_of(mod), range(2))  # else the average is the student
+    mod.eval()  # no dropout, and centres that rest
+    assert mod.tokenizer is not None
+    assert mod.predictor is not None
+    assert mod.teacher is not None
+    terms = seeded(mod)
+    torch.manual_seed(3)
+    views, hidden = mod._draw(images)
+    assert not torch.equal(views[:2], views[2:])
+    with torch.no_grad():
+        masked = up_to(mod.student, "deep", mod._hide(views, hidden))
+        whole = up_to(mod.teacher, "deep", views)
+        matched = mod.tokenizer(masked, whole, hidden, warmth(2, 10, mod.table))
+        rebuilt = mod.predictor(masked)
+    wanted = patches_of(views if target == "view" else torch.cat([images, images]), 4)
+    assert_close(terms["patch"], 1.5 * matched["patch"])
+    assert_close(terms["token"], 0.5 * matched["token"])
+    assert_close(terms["rebuild"], (rebuilt - wanted).abs()[hidden.flatten(1)].mean())
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -243,6 +269,37 @@ def test_a_teacher_that_keeps_all_stays_and_one_that_keeps_nothing_is_the_studen
         for name, value in module.named_parameters():
             assert torch.equal(value, own.get_parameter(name)) is not kept
             assert first is None or torch.equal(value, first.get_parameter(name)) is kept
+
+
+@pytest.mark.parametrize(("step", "keep"), [(1, 0.6), (6, 0.8), (10, 0.99021130325903)])
+def test_it_keeps_more_of_itself_along_a_cosine(step: int, keep: float) -> None:
+    mod = learner(ema=0.6)  # over 10 steps: 1 - 0.4 (cos(pi (step - 1) / 10) + 1) / 2
+    assert mod.teacher is not None
+    assert mod.tokenizer is not None
+    pairs = [(mod.teacher, mod.student), (mod.tokenizer.average, mod.tokenizer.heads)]
+    for _, own in pairs:
+        for weight in own.parameters():
+            torch.nn.init.normal_(weight)
+    before = copy.deepcopy([average for average, _ in pairs])
+    mod.settle(step)
+    for first, (average, own) in zip(before, pairs, strict=True):
+        for name, value in average.named_parameters():
+            assert_close(value, keep * first.get_parameter(name) + (1 - keep) * own.get_parameter(name))
+
+
+def test_temperature_warms_and_the_last_layer_begins_to_learn() -> None:
+    mod = learner(still=0.15, warm_up=0.5)
+    found = []
+    for done in (0, 1, 2, 5, 9):
+        mod.settle(done) if done else None
+        mod.zero_grad()
+        terms = seeded(mod.eval())
+        torch.autograd.backward(terms["patch"])
+        assert mod.tokenizer is not None
+        found.append((terms["patch"].item(), mod.tokenizer.heads.prototypes[0].grad is not None))
+    assert [learns for _, learns in found] == [False, False, True, True, True]
+    assert len({value for value, _ in found[:4]}) == 4
+    assert found[3][0] == pytest.approx(found[4][0], rel=1e-3), "warm after half of the steps"
 
 
 def test_the_teacher_rests_whatever_the_learner_does() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from study.schedule import constant_lr, cyclic_lr
+from study.schedule import Schedule, constant_lr, cyclic_lr, schedule
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,24 @@ def test_the_papers_peak_is_at_step_2000() -> None:
 
 def test_constant() -> None:
     assert {constant_lr(0.3)(step) for step in (0, 5, 10**6)} == {0.3}
+
+
+def test_halving_is_torchs_steps_of_a_sixth() -> None:
+    optimiser = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.01)
+    steps = torch.optim.lr_scheduler.StepLR(optimiser, 10, gamma=0.5)
+    rate = schedule("halving", peak=0.01, steps=60)
+    for step in range(60):
+        assert rate(step) == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-9)
+        optimiser.step()
+        steps.step()
+
+
+@pytest.mark.parametrize(("name", "warm_up"), [("cosine", 10), ("one-cycle", 150)])
+def test_rates_rise_for_their_share_of_the_steps_and_fall_to_nearly_nothing(name: Schedule, warm_up: int) -> None:
+    rate = schedule(name, peak=0.01, steps=600)
+    rates = [rate(step) for step in range(600)]
+    assert rates.index(max(rates)) == warm_up
+    assert max(rates) == 0.01
+    assert rates[: warm_up + 1] == sorted(rates[: warm_up + 1])
+    assert rates[warm_up:] == sorted(rates[warm_up:], reverse=True)
+    assert rates[-1] < 2e-5

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 import threading
 from dataclasses import replace
@@ -92,6 +93,20 @@ def test_it_is_adam_under_torchs_cyclic_schedule(tmp_path: Path) -> None:
         twin(batch).square().sum().backward()
         adam.step()
         cycle.step()
+    assert_close(network.state_dict(), twin.state_dict())
+
+
+def test_weights_decay_as_in_torchs_adamw(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, batches = nn.Linear(3, 2), [torch.rand(5, 3) for _ in range(4)]
+    twin = copy.deepcopy(network)
+    learner = SimpleNamespace(network=network, loss=lambda batch: {"square": network(batch).square().sum()})
+    fit(learner, batches, TrainPlan(4, constant_lr(0.1), seed=0, every=4, weight_decay=0.3), tmp_path, validate=None)
+    adam = torch.optim.AdamW(twin.parameters(), lr=0.1, weight_decay=0.3)
+    for batch in batches:
+        adam.zero_grad()
+        twin(batch).square().sum().backward()
+        adam.step()
     assert_close(network.state_dict(), twin.state_dict())
 
 

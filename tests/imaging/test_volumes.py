@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from imaging.augment import Augment, draw
 from imaging.augment_plan import IDENTITY
 from imaging.cohort import inspect
+from imaging.crops import crop_origins
 from imaging.errors import InputError
 from imaging.grid import to_native
 from imaging.preprocess import NO_MASK, Preprocess, prepare, sample
@@ -216,6 +217,15 @@ def test_patches_to_train_on_lie_about_organs_as_often_as_asked(cache: SliceCach
     assert (half > 0).any((1, 2, 3)).mean() == pytest.approx((1 + corners) / 2, abs=0.12)
     again = cache.drawn(ids, np.random.default_rng(3), foreground=1.0)
     assert_array_equal(again[0], images)
+
+
+def test_patches_about_any_voxel_are_about_the_scan_and_not_its_padding(cache: SliceCache) -> None:
+    case = cache.cases[0]
+    rows = case.grid.box()[1]
+    assert (rows.start, rows.stop) == (3, 22), "of 24"
+    outlines, random = cache.outlines[: case.stop], np.random.default_rng(0)
+    begins = crop_origins(outlines, 3000 * [case], (8, 8, 8), random, foreground=0.0)[:, 1]
+    assert (begins == 0).mean() == pytest.approx(2 / 19, abs=0.02), "about rows 3 and 4; with the padding 5 of 24"
 
 
 # Augmentation

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from models.bottleneck import Bottlenecks
+from models.bottleneck import Bottlenecks, split
 from models.taps import unwrapped
 from study import dsd_table
 from study.learners.base import Learner
@@ -46,6 +46,12 @@ class Dsd(Learner):
         for heads in (self.heads, self.l2):
             if heads is not None:
                 heads.to(next(student.parameters()))
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits (N, K, V) of the network, `y`, and of each head, voxels in the order of `models.bottleneck.split`."""
+        logits, features = read(self.student, self._stages, images)
+        heads: dict[str, Tensor] = self.heads(features)
+        return {"y": split(logits), **heads}
 
     def loss(self, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
         logits, features = read(self.student, self._stages, images)

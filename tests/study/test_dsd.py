@@ -13,14 +13,14 @@ from torch.testing import assert_close
 
 import models
 from imaging.errors import InputError
-from models.bottleneck import Bottleneck
+from models.bottleneck import Bottleneck, split
 from models.entry import Stage
 from models.network import Network
 from study.dsd_table import Dsd as Table
 from study.dsd_table import Missu as MissuTable
 from study.learners.base import Learner
 from study.learners.dsd import Dsd
-from study.learners.dsd_terms import Target, dce
+from study.learners.dsd_terms import Target, dce, terms_of
 from study.learners.feature_l2 import FeatureL2
 from study.learners.missu import Missu
 from study.learners.stages import channels_of
@@ -249,6 +249,17 @@ def test_the_plain_loss_needs_no_u() -> None:
     basic = wrapped(student, variant="basic").loss(*seen)
     assert_close(basic, {"y": bare_loss(student, *seen)}, rtol=0, atol=0)
     assert wrapped(student, variant="basic", squared_pred=True).loss(*seen)["y"] != basic["y"]
+
+
+def test_what_its_heads_say_can_be_looked_at() -> None:
+    learner, (images, masks) = wrapped(toy()), batch(16, 32)
+    learner.eval()
+    found = learner.outputs(images)
+    assert list(found) == ["y", "E1", "E2", "E3", "E4", "D4", "D3", "D2", "D1"]
+    assert torch.equal(found["y"], split(learner.student(images)))
+    said = {name: logits for name, logits in found.items() if name != "y"}
+    terms = terms_of(learner.student(images), said, masks, learner.table)
+    assert all(torch.equal(term, terms[name]) for name, term in learner.loss(images, masks).items())
 
 
 def test_with_a_detached_teacher_the_deepest_encoder_head_learns_nothing() -> None:

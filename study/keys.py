@@ -20,6 +20,7 @@ WORDS = {Any: "value", str: "text", int: "whole number", float: "number", bool: 
 TOML = {"array": "a list", "list": "a list", "tuple": "a list", "object": "a table", "dictionary": "a table"}
 TOML |= {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
 """What pydantic calls a valid …, in words of the file's own language."""
+LENGTHS = {"too_short": ("at least", "min_length"), "too_long": ("at most", "max_length")}
 BRACKETS = {tuple: "[{}]", list: "list of {}", dict: "table of {}"}
 
 
@@ -45,8 +46,13 @@ def _of_kind(table: Iterator[Row]) -> Iterator[Row]:
 def faults(error: ValidationError, *, file: str, plan: type[BaseModel] | None = None) -> str:
     """Each fault: its key, what is wrong, what stood there; for a key unknown to `file` the nearest one of `plan`."""
     known = [row[0] for row in rows(plan)] if plan else []
-    lines = [_fault(fault, file, known) for fault in error.errors(include_url=False)]
+    lines = [_fault(fault, file, known) for fault in error.errors(include_url=False) if not _follows(fault)]
     return "; ".join(dict.fromkeys(lines))
+
+
+def _follows(fault: ErrorDetails) -> bool:
+    """Whether a list is called too short only since one of its values is wrong, which is told by itself."""
+    return fault["type"] == "too_short" and len(fault["input"]) >= fault["ctx"]["min_length"]
 
 
 def _fault(fault: ErrorDetails, file: str, known: list[str]) -> str:
@@ -62,6 +68,10 @@ def _fault(fault: ErrorDetails, file: str, known: list[str]) -> str:
         words = f"is a table of keys, got {json.dumps(got)}"
     elif fault["type"] == "string_pattern_mismatch":  # names are all that has a pattern
         words = f"use lower-case letters, digits and hyphens, at most 41, got {json.dumps(got)}"
+    elif fault["type"] in LENGTHS:
+        bound, limit = LENGTHS[fault["type"]]
+        most = fault["ctx"][limit]
+        words = f"should have {bound} {most} value{'s' * (most != 1)}, got {len(got)}"
     else:
         words = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
         for theirs, ours in TOML.items():

@@ -132,7 +132,7 @@ def _curves(run: Path, cards: Sequence[Card], schemes: Sequence[str]) -> list[st
 
 def _on_masks(terms: dict[str, float]) -> float:
     """What all schemes share; what they learn from teachers is of another size in each."""
-    return sum(terms.get(name, 0.0) for name in ("dice", "lovasz", "ce", "focal"))
+    return sum(terms.get(name, 0.0) for name in ("dice", "lovasz", "ce", "focal", "y"))
 
 
 def _smooth(points: Sequence[tuple[int, float]], *, bins: int = 60) -> tuple[list[float], list[float]]:

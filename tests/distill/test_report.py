@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distill.records import evaluations
-from distill.report import write_report
+from distill.report import _on_masks, write_report
 from distill.report_cost import costs
 from distill.report_figures import curves, dots
 from distill.report_tables import cell, pooled
@@ -135,3 +135,9 @@ def test_what_each_way_cost_and_revealed_stands_beside_its_dice(run: Path) -> No
         ("local, mean", "0.500", "–", "–", "–"),
         ("pooled", "0.700", "–", "–", "–"),
     ]
+
+
+def test_the_loss_on_masks_of_every_scheme_is_drawn() -> None:
+    assert _on_masks({"dice": 0.5, "lovasz": 0.25, "kl": 8.0}) == 0.75
+    assert _on_masks({"dice": 0.5, "focal": 0.25, "patch": 8.0}) == 0.75
+    assert _on_masks({"y": 0.75, "ds": 8.0, "kl_enc": 8.0}) == 0.75, "of DSD"

@@ -20,7 +20,8 @@ from torch import Tensor
 from distill.batches import plain
 from distill.job import prepared
 from distill.replay import read_finished
-from distill.schemes.alone import Dsd as Scheme
+from distill.schemes.alone import ByItself
+from imaging.metrics import mean_dice
 from models.bottleneck import split
 from study.checkpoint import load_best
 from study.learners.dsd import Dsd
@@ -33,28 +34,25 @@ def stages(run: Path, label: str) -> dict[str, tuple[float, float]]:
     """Stage → Dice and spread."""
     found = read_finished(run, label)
     job = prepared(found.study, run, found.card.scheme, found.card.seed)
-    assert isinstance(job.scheme, Scheme), f"`{label}` was not trained by `dsd`"
-    learner = job.scheme.made
-    assert isinstance(learner, Dsd)
+    learner = job.scheme.made if isinstance(job.scheme, ByItself) else None
+    if not isinstance(learner, Dsd):
+        raise SystemExit(f"`{label}` was trained by `{found.card.scheme}`; name students of `dsd`")
     learner.load_state_dict(load_best(found.folder))
     learner.eval()
     ids, classes = job.slices.ids(job.validation), found.study.classes
-    both: dict[str, Tensor] = {}
-    spread: dict[str, list[float]] = {}
+    guesses: dict[str, list[Tensor]] = {}
+    spreads: dict[str, list[Tensor]] = {}
+    targets = []
     for start in range(0, len(ids), BATCH):
         batch = plain(job.slices, None, ids[start : start + BATCH])
-        target = split(batch.masks[:, None].long())[:, 0]
+        targets.append(split(batch.masks[:, None])[:, 0])
         for name, logits in learner.outputs(batch.images).items():
-            guess = logits.argmax(1)
-            counts = [
-                [((guess == one) & (target == one)).sum(), (guess == one).sum() + (target == one).sum()]
-                for one in range(1, classes)
-            ]
-            both[name] = both.get(name, torch.zeros(classes - 1, 2)) + torch.tensor(counts)
-            spread.setdefault(name, []).append(float(logits.std(2).mean()))
+            guesses.setdefault(name, []).append(logits.argmax(1).to(torch.uint8))
+            spreads.setdefault(name, []).append(logits.std(2).mean(1))
+    target = torch.cat(targets).numpy()
     return {
-        name: (float((2 * counts[:, 0] / counts[:, 1]).mean()), sum(spread[name]) / len(spread[name]))
-        for name, counts in both.items()
+        name: (mean_dice(torch.cat(guess).numpy(), target, classes=classes), float(torch.cat(spreads[name]).mean()))
+        for name, guess in guesses.items()
     }
 
 

@@ -126,8 +126,10 @@ class Course:
         steps, classes = plan.epochs * batches.steps, len(self.assignment.task.classes)
         torch.manual_seed(derived(batches.seed, "weights"))
         network = build(self.assignment, fresh=not begun(self.folder))
+        check_memory(network, self.assignment.preprocess.shape, plan.batch)  # before a learner shows it a picture
         learner = alone(network, self.assignment, steps)
-        check_memory(network, self.assignment.preprocess.shape, plan.batch, beside=learner)
+        if learner:
+            check_memory(network, self.assignment.preprocess.shape, plan.batch, beside=learner)
         shipped = learner.shipped if learner else network
         outcome = fit(
             BySelf(learner) if learner else Supervised(network),

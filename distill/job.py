@@ -195,15 +195,14 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
     learner = new_scheme(study, scheme, seed)
     plan = study.distill
     begun = begin_with(learner.student, run_folder, plan.start) if plan.start else ""
-    if plan.precision == "32":  # what is foretold is in 32 bits
-        share = plan.batch // (plan.devices * plan.nodes)
-        check_memory(learner.student, study.preprocess.shape, share, device_of(plan), beside=learner)
+    foretell(study, learner)  # before adapt(), which shows the network a picture
     rounds: tuple[StoredAnswers, ...] = ()
     if learner.needs.teachers != "none":
         rounds = open_rounds(study, run_folder, slices, learner.needs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived(seed, "adapt"))
         learner.adapt(plain(slices, rounds[0] if rounds else None, train[:1]))
+    foretell(study, learner)  # with what adapt() made
     slices = with_fewer_masks(study, slices, train)  # only now: who is asked about what depends on the masks there are
     if not learner.needs.unlabelled:
         train = train[slices.labelled[train]]
@@ -226,6 +225,14 @@ def prepare(study: Study, run_folder: Path, scheme: str, seed: int) -> Job:
     )
     known = [proven(slices, one, train) for one in rounds] if learner.needs.record else rounds
     return Job(scheme, learner, slices, train, validation, tuple(known), seed, origin)
+
+
+def foretell(study: Study, scheme: Scheme) -> None:
+    """InputError where a step cannot fit into memory; what is foretold is in 32 bits."""
+    plan = study.distill
+    if plan.precision == "32":
+        share = plan.batch // (plan.devices * plan.nodes)
+        check_memory(scheme.student, study.preprocess.shape, share, device_of(plan), beside=scheme)
 
 
 def with_fewer_masks(study: Study, slices: SliceCache, train: Ids) -> SliceCache:

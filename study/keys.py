@@ -70,8 +70,8 @@ def _fault(fault: ErrorDetails, file: str, known: list[str]) -> str:
         words = f"use lower-case letters, digits and hyphens, at most 41, got {json.dumps(got)}"
     elif fault["type"] in LENGTHS:
         bound, limit = LENGTHS[fault["type"]]
-        most = fault["ctx"][limit]
-        words = f"should have {bound} {most} value{'s' * (most != 1)}, got {len(got)}"
+        count = fault["ctx"][limit]
+        words = f"should have {bound} {count} value{'s' * (count != 1)}, got {len(got)}"
     else:
         words = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
         for theirs, ours in TOML.items():

@@ -21,7 +21,7 @@ from distill import schemes
 from distill.answered import open_rounds
 from distill.batches import plain
 from distill.export import export
-from distill.job import new_scheme, run_job
+from distill.job import new_scheme, prepare, run_job
 from distill.model_card import write_model_card
 from distill.onnx_graph import network_graph
 from distill.predict import predict
@@ -30,10 +30,13 @@ from distill.sources import LiveTeachers
 from imaging.errors import InputError
 from models.contents import CONTENTS
 from models.knowledge import attention_map, region_contrast
+from models.memory import training_bytes
+from study import forecast
 from study.answers import Answers
 from study.cohorts import assignment, lead_slices, make_shard
 from study.encoding import decoded
 from study.learners import ALONE
+from study.mod_table import Mod
 from study.plan import Study
 from study.prediction import load_student
 from study.run import create_or_resume
@@ -174,6 +177,16 @@ def test_the_moving_average_that_leaves_has_followed_the_training(made: MadeRun)
     _, network = load_student(made.folder / "distill" / "mod-average")
     initial = new_scheme(made.study, "mod", made.study.seed).student.state_dict()
     assert all(not torch.equal(value, initial[name]) for name, value in network.state_dict().items())
+
+
+def test_what_a_scheme_holds_beside_the_network_must_fit_too(made: MadeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    distill = made.study.distill.model_copy(update={"mod": Mod(stage="E4", heads=(20000, 64, 64))})
+    study = made.study.model_copy(update={"distill": distill})
+    alone = training_bytes(models.create("dynunet", 2, 3, size=PATCH, width=4), PATCH, distill.batch)
+    monkeypatch.setattr(forecast, "memory_of", lambda device: alone + 2**20)
+    prepare(study, made.folder, "supervised", 0)
+    with pytest.raises(InputError, match=r"a step of 2 × 16 × 16 × 32 through `dynunet` needs at least"):
+        prepare(study, made.folder, "mod", 0)
 
 
 def test_a_probe_learns_an_output_layer_alone_on_what_another_student_has_learned(made: MadeRun) -> None:
